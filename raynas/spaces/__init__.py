@@ -1,0 +1,28 @@
+"""Search spaces by name."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from raynas.registry import check_options, resolve
+from raynas.spaces.base import Cost, SearchSpace
+
+SPACES: dict[str, Any] = {
+    "nasbench101": "raynas.spaces.nasbench101:NASBench101Space",
+    "nasbench201": "raynas.spaces.nasbench201:NASBench201Space",
+    "darts": "raynas.spaces.darts:DARTSSpace",
+}
+
+
+def make_space(name: str, options: Mapping[str, Any] | None = None) -> SearchSpace:
+    """The space registered as `name` (or `module:Class`), made with `options`.
+
+    Raises:
+        UnknownNameError: no such space, or it does not take one of the options.
+    """
+    factory = resolve(SPACES, name, "space")
+    check_options(factory, options or {}, f"space {name!r}")
+    space: SearchSpace = factory(**(options or {}))
+    return space
+
+
+__all__ = ["SPACES", "Cost", "SearchSpace", "make_space"]
