@@ -3,7 +3,7 @@
 import difflib
 import importlib
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from raynas.errors import UnknownNameError
@@ -14,7 +14,7 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UnknownNameError:
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
-    return UnknownNameError(f"unknown {kind} {name!r}{hint or "."} Known: {', '.join(names) or 'none'}")
+    return UnknownNameError(f"unknown {kind} {name!r}{hint or '.'} Known: {', '.join(names) or 'none'}")
 
 
 def resolve(registry: Mapping[str, Any], name: str, kind: str) -> Any:
@@ -40,9 +40,18 @@ def resolve(registry: Mapping[str, Any], name: str, kind: str) -> Any:
 
 def check_options(function: Callable[..., Any], options: Mapping[str, Any], kind: str) -> None:
     """Raises UnknownNameError where `options` holds a keyword that `function` does not take."""
-    parameters = inspect.signature(function).parameters
-    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
-        return
+    known = set(keywords(function))
     for option in options:
-        if option not in parameters:
-            raise unknown(f"option of {kind}", option, parameters)
+        if option not in known:
+            raise unknown(f"option of {kind}", option, known)
+
+
+def keywords(function: Callable[..., Any]) -> Iterator[str]:
+    """The keywords that `function` takes; where a class passes **options on, those of its bases too."""
+    for owner in inspect.getmro(function) if inspect.isclass(function) else [function]:
+        if owner is object or (owner is not function and "__init__" not in vars(owner)):
+            continue
+        parameters = inspect.signature(owner.__init__ if inspect.isclass(owner) else owner).parameters.values()
+        yield from (p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD) and p.name != "self")
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            return

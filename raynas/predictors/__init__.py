@@ -1,0 +1,23 @@
+"""Performance predictors by name."""
+
+from typing import Any
+
+from raynas.predictors.base import FittedPredictor, Prediction, Predictor
+from raynas.registry import check_options, resolve
+
+PREDICTORS: dict[str, Any] = {"mlp": "raynas.predictors.mlp:MLPEnsemble"}
+
+
+def make_predictor(name: str, options: dict[str, Any] | None = None) -> Predictor:
+    """The predictor registered as `name` (or `module:Class`), made with `options`.
+
+    Raises:
+        UnknownNameError: no such predictor, or it does not take one of the options.
+    """
+    factory = resolve(PREDICTORS, name, "predictor")
+    check_options(factory, options or {}, f"predictor {name!r}")
+    predictor: Predictor = factory(**(options or {}))
+    return predictor
+
+
+__all__ = ["PREDICTORS", "FittedPredictor", "Prediction", "Predictor", "make_predictor"]

@@ -1,0 +1,31 @@
+"""`python -m raynas COMMAND ...`; every command is also `python -m raynas.COMMAND ...`."""
+
+import sys
+from collections.abc import Sequence
+
+from raynas.command import BAD_USAGE, DONE
+from raynas.errors import UnknownNameError
+from raynas.registry import resolve
+
+COMMANDS = {
+    "search": "raynas.search:main",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command by name."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(f"usage: python -m raynas COMMAND ...\ncommands: {', '.join(COMMANDS)}\nhelp of one: python -m raynas COMMAND --help")
+        return DONE if arguments else BAD_USAGE
+    try:
+        command = resolve(COMMANDS, arguments[0], "command")
+    except UnknownNameError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return BAD_USAGE
+    code: int = command(arguments[1:])
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,64 @@
+"""Architectures that were not tried yet: the pool over which an acquisition function is maximised."""
+
+from collections.abc import Callable, Container
+
+import numpy as np
+
+from raynas.arch import Arch
+from raynas.history import History
+from raynas.spaces.base import SearchSpace
+
+_PATIENCE = 5  # draws per wanted architecture before the search for new ones gives up
+_LEAST_DRAWS = 1000
+
+
+def distinct(draw: Callable[[], Arch], count: int, known: Container[str]) -> list[Arch]:
+    """Up to `count` architectures from `draw`, each once and none with an id in `known`; fewer where draws keep repeating."""
+    found: dict[str, Arch] = {}
+    for _ in range(max(_PATIENCE * count, _LEAST_DRAWS) if count else 0):
+        arch = draw()
+        if arch.id not in found and arch.id not in known:
+            found[arch.id] = arch
+            if len(found) == count:
+                break
+    return list(found.values())
+
+
+def random_archs(space: SearchSpace, known: Container[str], rng: np.random.Generator, count: int) -> list[Arch]:
+    """`count` random architectures with ids not in `known`, distinct; fewer only where the space holds no more.
+
+    A space that cannot be enumerated counts as exhausted when `count` x 5, and at least 1,000, draws in a row bring too few.
+    """
+    found = distinct(lambda: space.sample(rng), count, known)
+    everything = space.enumerate() if len(found) < count else None
+    if everything is not None:
+        taken = {arch.id for arch in found}
+        rest = [arch for arch in everything if arch.id not in taken and arch.id not in known]
+        found += [rest[i] for i in rng.permutation(len(rest))[: count - len(found)]]
+    return found
+
+
+def candidates(
+    space: SearchSpace,
+    history: History,
+    rng: np.random.Generator,
+    size: int = 1000,
+    parents: int = 10,
+    rates: tuple[float, ...] = (1.0, 2.0),
+    random_share: float = 0.0,
+) -> list[Arch]:
+    """At most `size` distinct new architectures: mutations of the best observed ones, and a random share.
+
+    The `parents` best observed architectures are mutated with weights that fall linearly from 1.6 for the best to 0.4 for the
+    last, at mutation rates drawn from `rates`. The random share also fills up what mutation cannot reach.
+    """
+    archs, values = history.targets()
+    wanted = size - round(size * random_share)
+    pool: list[Arch] = []
+    if archs:
+        best = [archs[i] for i in np.argsort(-values, kind="stable")[:parents]]
+        weights = np.linspace(1.6, 0.4, len(best)) if len(best) > 1 else np.ones(1)
+        draws = iter(rng.choice(len(best), size=max(_PATIENCE * wanted, _LEAST_DRAWS), p=weights / weights.sum()).tolist())
+        pool = distinct(lambda: space.mutate(best[next(draws)], rng, float(rng.choice(rates))), wanted, history)
+    known = {*history.observed, *history.pending, *(arch.id for arch in pool)}
+    return pool + distinct(lambda: space.sample(rng), size - len(pool), known)

@@ -1,0 +1,56 @@
+"""What a performance predictor is. n: observations, m: candidates, d: features, k: members of the ensemble."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raynas.errors import ShapeError
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a fitted predictor says of m candidates; higher is better."""
+
+    members: Floats  # (k, m), one row per member of the ensemble (or posterior draw)
+
+    def __post_init__(self) -> None:
+        if self.members.ndim != 2 or self.members.shape[0] == 0:
+            raise ShapeError(f"predictions must have the shape (k, m) with k > 0, not {self.members.shape}")
+
+    @property
+    def mean(self) -> Floats:
+        """(m,) mean over the members."""
+        mean: Floats = self.members.mean(axis=0)
+        return mean
+
+    @property
+    def std(self) -> Floats:
+        """(m,) standard deviation over the members, with divisor k as in the reference code (the paper writes k - 1)."""
+        std: Floats = self.members.std(axis=0)
+        return std
+
+
+class FittedPredictor(Protocol):
+    """A predictor that has seen observations."""
+
+    def predict(self, inputs: NDArray[np.float32]) -> Prediction:
+        """Predictions for inputs (m, d)."""
+
+
+class Predictor(Protocol):
+    """The settings of a predictor; immutable, so that fitting is a function of data and seed."""
+
+    def fit(self, inputs: NDArray[np.float32], targets: Floats, seed: int) -> FittedPredictor:
+        """Learns from inputs (n, d) and targets (n,)."""
+
+
+def check_observations(inputs: NDArray[np.float32], targets: Floats) -> None:
+    """Raises ShapeError unless inputs are (n, d), targets (n,), n > 0, and all numbers are finite."""
+    if inputs.ndim != 2 or targets.shape != inputs.shape[:1] or len(targets) == 0:
+        raise ShapeError(f"inputs must be (n, d) and targets (n,) with n > 0, not {inputs.shape} and {targets.shape}")
+    if not (np.isfinite(inputs).all() and np.isfinite(targets).all()):
+        raise ShapeError("inputs and targets must be finite numbers")

@@ -1,0 +1,275 @@
+"""`python -m raynas.search`: searches an architecture on a Ray cluster and leaves a run folder.
+
+Without arguments: BANANAS, 150 trials, NAS-Bench-201's CIFAR-10 results from the installed package, on this machine.
+"""
+
+import json
+import logging
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+# Tune's own tables would tear the live one apart; Tune reads these when it is imported.
+os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+
+import ray
+from ray import tune
+from rich.console import Console
+
+from raynas import results
+from raynas.command import DONE, FAILED, INTERRUPTED, Parser, add_flags, run_command
+from raynas.config import RESUMABLE, RunConfig, assign, make_config, provenance, read_yaml
+from raynas.display import Display, percent
+from raynas.errors import ConfigError, ResultsError, ResumeError
+from raynas.recorder import METRIC, Recorder
+from raynas.registry import check_options, resolve
+from raynas.results import Tables
+from raynas.schedulers import make_scheduler, remembers, replay
+from raynas.spaces import make_space
+from searchers import SEARCHERS, ArchSearcher
+from trainables import TRAINABLES
+from trainables.base import Plan
+
+
+def parser() -> Parser:
+    """The command line."""
+    made = Parser(prog="python -m raynas.search", description=(__doc__ or "").partition("\n\n")[2], allow_abbrev=False)
+    made.add_argument("--config", metavar="FILE", help="configuration as YAML; flags and --set override it")
+    made.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="any setting, e.g. searcher_options.pool=500")
+    made.add_argument("--resume", metavar="DIR", help="goes on with the interrupted run in this folder")
+    add_flags(made, RunConfig)
+    return made
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; see `python -m raynas.search --help`."""
+    return run_command(lambda: _main(argv))
+
+
+def _main(argv: Sequence[str] | None) -> int:
+    flags = vars(parser().parse_args(argv))
+    path, assignments, folder = flags.pop("config"), flags.pop("set"), flags.pop("resume")
+    given = read_yaml(path) if path else {}
+    assign(given, assignments)
+    given |= flags
+    console = Console()
+    if folder is None:
+        config, uri = make_config(given), given.get("out") or _new_folder(given)
+        if results.exists(uri, "config.json") or results.exists(uri, "parts"):
+            raise ResultsError(f"{uri} already holds a run; go on with it by --resume {uri}, or choose another --out")
+        return Search(config, uri, console).run()
+    stored = results.read_json(folder, "config.json").get("config", {})
+    _check_resume(stored, given, folder)
+    return Search(make_config(stored | given), folder, console, results.read(folder)).run()
+
+
+def _new_folder(given: dict[str, Any]) -> str:
+    name = f"{given.get('space', 'nasbench201')}-{given.get('searcher', 'bananas')}".replace(":", "-")
+    base = f"runs/{name}-{datetime.now():%Y%m%d-%H%M%S}"
+    return next(path for path in [base, *(f"{base}-{i}" for i in range(2, 100))] if not Path(path).exists())
+
+
+def _check_resume(stored: dict[str, Any], given: dict[str, Any], folder: str) -> None:
+    for key, value in given.items():
+        if key not in RESUMABLE and key in RunConfig.model_fields and stored.get(key) != value:
+            raise ResumeError(
+                f"the run in {folder} has {key} = {stored.get(key)!r}, so it cannot go on with {value!r}; "
+                "leave that out, or start a new run with another --out"
+            )
+
+
+class Search:
+    """One session of one run: a new run, or with `before` the continuation of an interrupted one."""
+
+    def __init__(self, config: RunConfig, uri: str, console: Console, before: Tables | None = None) -> None:
+        self.config, self.uri, self.console, self.before = config, uri, console, before
+        self.space = make_space(config.space, config.space_options)
+        self.trainable = resolve(TRAINABLES, config.trainable, "trainable")
+        self.trial_config = self._trial_config()
+        plan = getattr(self.trainable, "plan", None)
+        self.plan: Plan = plan(self.trial_config) if plan else Plan(config.max_epochs)
+        self.searcher = self._searcher()
+        self.scheduler = make_scheduler(config.scheduler, METRIC, "max", self.plan.max_epochs, config.scheduler_options)
+
+    def _trial_config(self) -> dict[str, Any]:
+        config = self.config
+        table = config.table
+        if table is not None and "://" not in table:
+            table = str(Path(table).expanduser().resolve())  # trials run in folders of their own
+        common = {"space": config.space, "space_options": config.space_options, "table": table, "dataset": config.dataset}
+        return common | {"max_epochs": config.max_epochs, "seed": config.seed} | config.trainable_options
+
+    def _searcher(self) -> ArchSearcher:
+        config = self.config
+        factory = resolve(SEARCHERS, config.searcher, "searcher")
+        check_options(factory, config.searcher_options, f"searcher {config.searcher!r}")
+        # Beside trials that answer at once a thread would always come too late.
+        seed = config.seed if self.before is None else (config.seed, len(self.before.trials))  # not the same draws again
+        options = {"fitting": "inline" if self.plan.instant else "thread", "seed": seed} | config.searcher_options
+        made: ArchSearcher = factory(self.space, metric=METRIC, mode="max", max_epochs=self.plan.max_epochs, **options)
+        return made
+
+    def run(self) -> int:
+        """Runs to the end; returns the exit code."""
+        recorder = Recorder(
+            self.uri,
+            self.searcher,
+            self.config.trials,
+            self.plan.max_epochs,
+            f"python -m raynas.train --arch {shlex.quote(results.join(self.uri, 'best.json'))}",
+            self.config.tensorboard_trials,
+            self.scheduler if remembers(self.scheduler) else None,
+            self.before,
+        )
+        if self.before is not None:
+            self._recall(recorder)
+        else:
+            started = datetime.now(UTC).isoformat(timespec="seconds")
+            results.write_json(self.uri, "config.json", {"config": self.config.model_dump()} | provenance() | {"started_at": started})
+        left = self.config.trials - recorder.progress.ended
+        try:
+            if left > 0:
+                self._tune(recorder, left)
+        except KeyboardInterrupt:
+            self.console.print("interrupted")
+        finally:
+            recorder.close()
+        return self._finish(recorder)
+
+    def _recall(self, recorder: Recorder) -> None:
+        """Tells searcher and scheduler what earlier sessions found out, and puts unfinished trials first."""
+        assert self.before is not None
+        curves: dict[str, list[tuple[float, float]]] = {}
+        for report in self.before.reports.to_pylist():
+            if report[METRIC] is not None:
+                curves.setdefault(report["trial_id"], []).append((report["epoch"], report[METRIC]))
+        for row in self.before.trials.select(["trial_id", "arch", "status"]).to_pylist():
+            self.searcher.observe(self.space.from_config(json.loads(row["arch"])), row["status"], curves.get(row["trial_id"], []))
+        self.searcher.enqueue(self.space.from_config(json.loads(row["arch"])) for row in recorder.unfinished.values())
+        if remembers(self.scheduler):
+            replay(self.scheduler, self.before)
+
+    def _tune(self, recorder: Recorder, left: int) -> None:
+        """Starts Ray and lets Tune run the trials that are left."""
+        local = connect(self.config.address)
+        try:
+            slots = self._slots(local)
+            filesystem, path = results.filesystem(results.join(self.uri, "tune"))
+            resources = {"cpu": self.config.cpus_per_trial, "gpu": self.config.gpus_per_trial}
+            tuner = tune.Tuner(
+                tune.with_resources(self.trainable, resources),
+                param_space=self.trial_config,
+                tune_config=tune.TuneConfig(
+                    search_alg=self.searcher,
+                    scheduler=self.scheduler,
+                    num_samples=left,
+                    max_concurrent_trials=slots,
+                    reuse_actors=True,
+                    trial_dirname_creator=lambda trial: trial.trial_id,
+                ),
+                run_config=tune.RunConfig(
+                    name=f"{datetime.now(UTC):%Y%m%dT%H%M%S}",
+                    storage_path=path,
+                    storage_filesystem=filesystem,
+                    callbacks=[recorder],
+                    failure_config=tune.FailureConfig(max_failures=self.config.max_failures),
+                    checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False if self.plan.instant else None),
+                    verbose=0,
+                ),
+            )
+            recorder.display = Display(self.console)  # not before: Tune pickles the recorder in the line above
+            tuner.fit()
+        finally:
+            ray.shutdown()
+
+    def _slots(self, local: bool) -> int:
+        """How many trials run at once; says so where the cluster cannot do what was asked.
+
+        Raises:
+            ConfigError: on a machine of our own, where no further node will ever join, not even one trial fits.
+        """
+        slots = []
+        for kind, flag, needed in (
+            ("CPU", "--cpus-per-trial", self.config.cpus_per_trial),
+            ("GPU", "--gpus-per-trial", self.config.gpus_per_trial),
+        ):
+            if not needed:
+                continue
+            there = [node["Resources"].get(kind, 0.0) for node in ray.nodes() if node["Alive"]]
+            if max(there, default=0.0) < needed:
+                problem = f"{flag} {needed:g}: the largest node has {max(there, default=0.0):g} {kind}s, the whole cluster {sum(there):g}"
+                if local:
+                    raise ConfigError(f"{problem}; ask for less, or use a cluster with --address")
+                self.console.print(f"warning: {problem}; trials wait until a larger node joins (Ctrl-C ends the wait)", soft_wrap=True)
+                continue
+            slots.append(sum(int(amount / needed + 1e-9) for amount in there))
+        room = min(slots, default=1)
+        if self.config.concurrency is not None and slots and room < self.config.concurrency:
+            self.console.print(
+                f"warning: {self.config.concurrency} trials at once were asked for, the cluster has room for {room} now", soft_wrap=True
+            )
+        return self.config.concurrency or room
+
+    def _finish(self, recorder: Recorder) -> int:
+        """Prints the summary; the exit code says whether the run is complete."""
+        progress, resume = recorder.progress, f"python -m raynas.search --resume {shlex.quote(self.uri)}"
+        show = self.console.out
+        if recorder.best is not None:
+            best = recorder.best
+            show(f"\nBest architecture: {best['arch_id']}")
+            show(f"  {json.dumps(json.loads(best['arch']), separators=(',', ':'))}")
+            distance = ""
+            if self.plan.optimum is not None:
+                distance = (
+                    f" ({100 * (self.plan.optimum - best[METRIC]):.3f} points below the best of the table, {percent(self.plan.optimum)})"
+                )
+            show(f"  validation accuracy {percent(best[METRIC])}{distance}")
+            show(
+                f"  test accuracy       {percent(best['test_accuracy'])}"
+                if best.get("test_accuracy")
+                else "  test accuracy       not in this table"
+            )
+            show(f"  parameters          {best['parameters']:,}, {best['flops'] / 1e6:,.1f} M multiply-accumulates")
+        show(f"Results:     {self.uri} (trials.parquet, reports.parquet, best.json)")
+        show(f"TensorBoard: tensorboard --logdir {shlex.quote(results.join(self.uri, 'tensorboard'))}")
+        if recorder.best is not None:
+            show(f"Train it:    {recorder.command}")
+        if progress.ended >= self.config.trials:
+            return DONE if progress.failed < progress.ended else FAILED
+        if self.searcher.exhausted:
+            show(f"The space holds no more architectures: {progress.ended} of {self.config.trials} trials were possible.")
+            return DONE
+        show(f"Interrupted after {progress.ended} of {self.config.trials} trials. Go on with: {resume}")
+        return INTERRUPTED
+
+
+def connect(address: str | None) -> bool:
+    """Joins the cluster at `address`, else one that runs on this machine, else starts one; returns whether it started one.
+
+    Raises:
+        ConfigError: nothing answers at `address`.
+    """
+    # What these warn of is meant: a cluster of one machine needs no token, and results are in our own files, not in Tune's.
+    for name in ("ray._private.authentication", "ray.tune.analysis.experiment_analysis"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    options = {"log_to_driver": False, "logging_level": logging.WARNING}
+    try:
+        ray.init(address=address or "auto", **options)
+        return False
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        if address is not None:
+            first = str(error).splitlines()[0]
+            raise ConfigError(
+                f"no Ray cluster answers at --address {address}: {first}; see `ray status`, or leave --address out"
+            ) from error
+    ray.init(address="local", include_dashboard=False, **options)
+    return True
+
+
+if __name__ == "__main__":
+    sys.exit(main())

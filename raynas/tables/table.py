@@ -1,0 +1,337 @@
+"""A benchmark in one Parquet file. n: architectures, B: budgets (epochs), R: repeats (training runs that differ by their seed).
+
+One row an architecture: `arch_id`, its `key`, by which rows ascend, then one column per metric, budget and repeat, such as
+`valid_accuracy_e108_r0`, then whatever else the source tells about an architecture. A value that is not known is null, and a
+column of which no value is known is left out. The file's metadata hold one JSON text: budgets, repeats, source, licence, ...
+"""
+
+import hashlib
+import itertools
+import json
+import math
+import os
+import posixpath
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from raynas.errors import ShapeError, TableError
+from raynas.registry import unknown
+
+FORMAT = 1  # a reader refuses any other
+ACCURACIES = ("valid_accuracy", "test_accuracy")  # fractions in [0, 1]
+METRICS = (*ACCURACIES, "train_seconds")
+_METADATA_KEY = b"raynas"
+
+Repeat = int | Literal["mean"]
+
+
+class Record(NamedTuple):
+    """What a table knows of one architecture at one budget."""
+
+    epoch: int
+    valid_accuracy: float  # in [0, 1]
+    test_accuracy: float | None  # in [0, 1]
+    train_seconds: float | None  # of the training from its start to `epoch`, on the benchmark's machine
+
+
+def _key(arch_id: str) -> int:
+    return int.from_bytes(hashlib.md5(arch_id.encode(), usedforsecurity=False).digest()[:8], "big")
+
+
+def _column(metric: str, budget: int, repeat: int) -> str:
+    return f"{metric}_e{budget}_r{repeat}"
+
+
+def _filesystem(path: str) -> tuple[pafs.FileSystem, str]:
+    """The file system of a local path or URI, and the path in it."""
+    if "://" not in path:
+        return pafs.LocalFileSystem(), os.path.abspath(os.path.expanduser(path))
+    filesystem, inner = pafs.FileSystem.from_uri(path)
+    return filesystem, inner
+
+
+class Table:
+    """A benchmark with the axes architecture (n), budget (B) and repeat (R). Columns are read when they are first asked for."""
+
+    def __init__(self, schema: pa.Schema, read: Callable[[list[str]], pa.Table], origin: str) -> None:
+        """`read(columns)` returns the named columns of all rows; `origin` names the table in messages. Use `open` or `build`."""
+        self._read, self._origin = read, origin
+        self.metadata = _parse_metadata(schema, origin)
+        self.space: str = self.metadata["space"]
+        self.dataset: str = self.metadata["dataset"]
+        self.budgets: tuple[int, ...] = tuple(self.metadata["budgets"])  # (B,) epochs, ascending
+        self.repeats: int = self.metadata["repeats"]  # R
+        self._names: tuple[str, ...] = tuple(schema.names)
+        self._keys: NDArray[np.uint64] = self._array("key").to_numpy()  # (n,)
+        if not (self._keys[:-1] < self._keys[1:]).all():
+            raise TableError(f"{origin} is damaged: its rows do not ascend by key; make it anew with `python -m raynas.convert`")
+        self._lazy_ids: pa.Array | None = None  # (n,) strings
+        self._values: dict[tuple[str, int, Repeat], NDArray[np.float64] | None] = {}
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> "Table":
+        """The table in the file `path`, a local path (memory-mapped) or a URI such as s3://bucket/table.parquet.
+
+        Raises:
+            TableError: there is no such file, or it is damaged, not a raynas table, or of another format version.
+        """
+        path = os.fspath(path)
+        try:
+            filesystem, inner = _filesystem(path)
+            local = isinstance(filesystem, pafs.LocalFileSystem)
+            source = pa.memory_map(inner) if local else filesystem.open_input_file(inner)
+            file = pq.ParquetFile(source, page_checksum_verification=True)
+        except FileNotFoundError as error:
+            raise TableError(f"there is no table {path}; make one with `python -m raynas.convert SRC {path} --space SPACE`") from error
+        except (pa.ArrowException, OSError) as error:
+            raise TableError(
+                f"{path} cannot be read as Parquet, it may be damaged or another kind of file: {_first_line(error)}"
+            ) from error
+
+        def read(columns: list[str]) -> pa.Table:
+            try:
+                return file.read(columns=columns)
+            except (pa.ArrowException, OSError) as error:
+                raise TableError(f"{path} is damaged, copy or convert it anew: {_first_line(error)}") from error
+
+        return cls(file.schema_arrow, read, path)
+
+    @classmethod
+    def build(
+        cls,
+        *,
+        space: str,
+        dataset: str,
+        ids: Sequence[str],
+        metrics: Mapping[str, NDArray[np.floating[Any]]],
+        budgets: Sequence[int],
+        source: str,
+        licence: str,
+        sha256: str | None,
+        description: str = "",
+        extra: Mapping[str, Any] | None = None,
+    ) -> "Table":
+        """A table in memory.
+
+        Args:
+            ids: (n,) ids of the architectures, in any order.
+            metrics: name in METRICS -> (n, B, R) float32 or float64, NaN where unknown; accuracies are fractions.
+            budgets: (B,) epochs, ascending.
+            sha256: of the file that the values come from, None where unknown.
+            extra: further columns, name -> n values, kept as they are.
+
+        Raises:
+            UnknownNameError, ShapeError, TableError: a metric, a shape or a value is not allowed.
+        """
+        extra = dict(extra or {})
+        _check(ids, metrics, budgets, extra)
+        repeats = next(iter(metrics.values())).shape[2]
+        keys = np.fromiter(map(_key, ids), dtype=np.uint64, count=len(ids))
+        if len(np.unique(keys)) < len(ids):
+            raise TableError(f"the ids of the architectures of {space} {dataset} are not distinct")
+        columns = {"arch_id": pa.array(ids, pa.string()), "key": pa.array(keys)}
+        for metric, (b, budget), r in itertools.product(METRICS, enumerate(budgets), range(repeats)):
+            if metric in metrics and not np.isnan(metrics[metric][:, b, r]).all():
+                columns[_column(metric, budget, r)] = pa.array(metrics[metric][:, b, r], from_pandas=True)  # NaN becomes null
+        metadata = {
+            "format": FORMAT,
+            "space": space,
+            "dataset": dataset,
+            "budgets": [int(budget) for budget in budgets],
+            "repeats": repeats,
+        }
+        metadata |= {"source": source, "licence": licence, "sha256": sha256, "description": description}
+        table = pa.table(columns | extra).take(pa.array(np.argsort(keys)))
+        table = table.replace_schema_metadata({_METADATA_KEY: json.dumps(metadata)})
+        return cls(table.schema, table.select, f"the table of {space} {dataset}")
+
+    def write(self, path: str | os.PathLike[str]) -> None:
+        """Writes the table to a local path or URI; a reader sees the whole file or none.
+
+        Raises:
+            TableError: the file cannot be written.
+        """
+        path = os.fspath(path)
+        table = self._read(list(self._names)).replace_schema_metadata({_METADATA_KEY: json.dumps(self.metadata)})
+        try:
+            filesystem, inner = _filesystem(path)
+            filesystem.create_dir(posixpath.dirname(inner), recursive=True)
+            unfinished = f"{inner}.{os.getpid()}.unfinished"
+            try:
+                pq.write_table(table, unfinished, filesystem=filesystem, compression="zstd", write_page_checksum=True)
+                filesystem.move(unfinished, inner)
+            finally:
+                if filesystem.get_file_info(unfinished).type != pafs.FileType.NotFound:
+                    filesystem.delete_file(unfinished)
+        except (pa.ArrowException, OSError) as error:
+            raise TableError(f"the table cannot be written to {path}: {_first_line(error)}") from error
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def __contains__(self, arch_id: object) -> bool:
+        return isinstance(arch_id, str) and self._row(arch_id) is not None
+
+    @property
+    def ids(self) -> list[str]:
+        """(n,) ids of all architectures, in the order of the rows."""
+        ids: list[str] = self._ids.to_pylist()
+        return ids
+
+    def extra(self, name: str) -> list[Any]:
+        """(n,) values of a further column such as `operations`.
+
+        Raises:
+            UnknownNameError: the table has no such column.
+        """
+        if name not in self._names:
+            raise unknown(f"column of {self._origin}", name, self._names)
+        values: list[Any] = self._array(name).to_pylist()
+        return values
+
+    def query(self, arch_id: str, budget: int | None = None, repeat: Repeat = "mean") -> Record:
+        """What the table knows of one architecture; takes microseconds.
+
+        Args:
+            budget: epochs, None for the largest budget.
+            repeat: one of the R training runs, or "mean" over those that the table has of this architecture.
+
+        Raises:
+            TableError: the table does not have the architecture, the budget or the repeat.
+        """
+        budget = self.budgets[-1] if budget is None else budget
+        valid, test, seconds = (self._cached(metric, budget, repeat) for metric in METRICS)
+        row = self._row(arch_id)
+        if row is None:
+            raise TableError(f"architecture {arch_id} is not among the {len(self):,} of {self._origin} ({self.space}, {self.dataset})")
+        accuracy = _at(valid, row)
+        if accuracy is None:
+            raise self._lacks(f"valid_accuracy of {arch_id}", budget, repeat)
+        return Record(budget, accuracy, _at(test, row), _at(seconds, row))
+
+    def best(self, metric: str = "valid_accuracy", budget: int | None = None, repeat: Repeat = "mean") -> tuple[str, float]:
+        """Id and value of the architecture with the highest accuracy; of equals the first row.
+
+        Raises:
+            UnknownNameError, TableError: `metric` is no accuracy, or the table does not have it at this budget and repeat.
+        """
+        if metric not in ACCURACIES:
+            raise unknown("accuracy", metric, ACCURACIES)
+        values = self.values(metric, budget, repeat)
+        row = int(np.nanargmax(values))
+        return self._ids[row].as_py(), float(values[row])
+
+    def values(self, metric: str, budget: int | None = None, repeat: Repeat = "mean") -> NDArray[np.float64]:
+        """(n,) one metric of all architectures in the order of `ids`, NaN where unknown. A shared array: do not write to it.
+
+        Raises:
+            UnknownNameError, TableError: no such metric, or the table does not have it at this budget and repeat.
+        """
+        if metric not in METRICS:
+            raise unknown("metric", metric, METRICS)
+        budget = self.budgets[-1] if budget is None else budget
+        values = self._cached(metric, budget, repeat)
+        if values is None:
+            raise self._lacks(metric, budget, repeat)
+        return values
+
+    def _lacks(self, what: str, budget: int, repeat: Repeat) -> TableError:
+        present = ", ".join(name for name in self._names if name.startswith(METRICS))
+        return TableError(f"{self._origin} has no {what} at {budget} epochs, repeat {repeat}; its columns are {present}")
+
+    @property
+    def _ids(self) -> pa.Array:
+        if self._lazy_ids is None:
+            self._lazy_ids = self._array("arch_id")
+        return self._lazy_ids
+
+    def _array(self, name: str) -> pa.Array:
+        return self._read([name]).column(0).combine_chunks()
+
+    def _row(self, arch_id: str) -> int | None:
+        key = _key(arch_id)
+        row = int(self._keys.searchsorted(np.uint64(key)))  # a Python int would make numpy compare as float64
+        return row if row < len(self._keys) and self._ids[row].as_py() == arch_id else None
+
+    def _cached(self, metric: str, budget: int, repeat: Repeat) -> NDArray[np.float64] | None:
+        key = (metric, budget, repeat)
+        if key not in self._values:
+            self._values[key] = self._load(metric, budget, repeat)
+        return self._values[key]
+
+    def _load(self, metric: str, budget: int, repeat: Repeat) -> NDArray[np.float64] | None:
+        """(n,) a metric, NaN where unknown, or None where all of it is unknown. Checks budget and repeat."""
+        if budget not in self.budgets:
+            raise TableError(f"{self._origin} has no budget of {budget} epochs; it has {', '.join(map(str, self.budgets))}")
+        if repeat != "mean" and repeat not in range(self.repeats):
+            raise TableError(f"{self._origin} has no repeat {repeat}; it has 0 to {self.repeats - 1} and 'mean'")
+        repeats = range(self.repeats) if repeat == "mean" else (repeat,)
+        names = [name for name in (_column(metric, budget, r) for r in repeats) if name in self._names]
+        columns = [np.asarray(self._array(name).to_numpy(zero_copy_only=False), dtype=np.float64) for name in names]
+        values = _mean(columns) if columns else np.full(len(self), np.nan)
+        return None if np.isnan(values).all() else values
+
+
+def _mean(columns: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+    """(n,) mean over the columns that are not NaN, NaN where all are."""
+    stacked = np.stack(columns)
+    known = ~np.isnan(stacked)
+    count = known.sum(axis=0)
+    total = np.where(known, stacked, 0.0).sum(axis=0)
+    mean = np.full(len(total), np.nan)
+    np.divide(total, count, out=mean, where=count > 0)
+    return mean
+
+
+def _at(values: NDArray[np.float64] | None, row: int) -> float | None:
+    """The value of a row, None where it is not known."""
+    value = math.nan if values is None else values.item(row)
+    return None if math.isnan(value) else value
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
+
+
+def _parse_metadata(schema: pa.Schema, origin: str) -> dict[str, Any]:
+    text = (schema.metadata or {}).get(_METADATA_KEY)
+    if text is None:
+        raise TableError(f"{origin} is Parquet but not a raynas table; convert it with `python -m raynas.convert`")
+    try:
+        metadata = dict(json.loads(text))
+    except (ValueError, TypeError) as error:
+        raise TableError(f"{origin} is damaged: its metadata are not a JSON object") from error
+    if metadata.get("format") != FORMAT:
+        raise TableError(f"{origin} has the table format {metadata.get('format')!r}, this raynas reads {FORMAT}; convert it anew")
+    missing = {"space", "dataset", "budgets", "repeats"} - metadata.keys() | {"arch_id", "key"} - set(schema.names)
+    if missing or schema.field("key").type != pa.uint64():
+        raise TableError(f"{origin} is damaged: {', '.join(sorted(missing)) or 'key'} is missing or of another type; convert it anew")
+    return metadata
+
+
+def _check(ids: Sequence[str], metrics: Mapping[str, NDArray[np.floating[Any]]], budgets: Sequence[int], extra: Mapping[str, Any]) -> None:
+    """Raises where what a table is built from does not fit together."""
+    for metric, values in metrics.items():
+        if metric not in METRICS:
+            raise unknown("metric", metric, METRICS)
+        expected = (len(ids), len(budgets), next(iter(metrics.values())).shape[-1])
+        if values.shape != expected:
+            raise ShapeError(f"{metric} has the shape {values.shape}, expected {expected}: architecture, budget, repeat")
+        highest = 1.0 if metric in ACCURACIES else np.inf
+        if not (np.isnan(values) | ((values >= 0) & (values <= highest))).all():
+            raise TableError(f"{metric} has values outside [0, {highest:g}]; accuracies are fractions, NaN is unknown")
+    if "valid_accuracy" not in metrics or len(ids) == 0:
+        raise TableError("a table needs at least one architecture and valid_accuracy")
+    if len(budgets) == 0 or any(budget <= last for last, budget in itertools.pairwise([0, *budgets])):
+        raise TableError(f"budgets are positive epochs in ascending order, not {list(budgets)}")
+    for name, column in extra.items():
+        if len(column) != len(ids):
+            raise ShapeError(f"the column {name} has {len(column)} values, expected one for each of {len(ids)} architectures")
+        if name in ("arch_id", "key") or name.startswith(METRICS):
+            raise TableError(f"the name {name} of a further column is one of the table's own")

@@ -1,0 +1,76 @@
+"""BANANAS: Bayesian optimization with neural architecture search (White, Neiswanger, Savani, AAAI 2021, arXiv 1910.11858)."""
+
+from typing import Any
+
+import numpy as np
+
+from raynas.acquisition import ACQUISITIONS
+from raynas.arch import Arch
+from raynas.candidates import candidates
+from raynas.encodings import encode, parse_encoding
+from raynas.history import History
+from raynas.predictors import make_predictor
+from raynas.registry import resolve
+from raynas.targets import TARGETS
+from searchers.base import ArchSearcher, Proposal
+
+
+class BananasSearch(ArchSearcher):
+    """An ensemble of networks predicts the metric from an encoding; the candidates of highest acquisition are proposed.
+
+    Each fit starts from scratch on everything observed (algorithm 1 of the paper). The defaults differ from the paper's where
+    measurements said so: inputs count paths and add cost and shape, candidates descend from the best ten instead of the best,
+    and the target is the rank.
+
+    Args:
+        encoding: names of raynas.encodings.ENCODINGS joined by `+`; `path` is the paper's.
+        predictor, predictor_options: one of raynas.predictors.PREDICTORS and its settings.
+        target: one of raynas.targets.TARGETS.
+        acquisition: one of raynas.acquisition.ACQUISITIONS; `its` is the paper's.
+        pool: candidates over which the acquisition function is maximised.
+        parents: best observed architectures that are mutated.
+        rates: mutation rates, drawn for each candidate.
+        random_share: share of the pool that is random instead of mutated.
+    """
+
+    learns = True
+
+    def __init__(
+        self,
+        *args: Any,
+        encoding: str = "trunc_path_counts+scalars",
+        predictor: str = "mlp",
+        predictor_options: dict[str, Any] | None = None,
+        target: str = "rank_gauss",
+        acquisition: str = "its",
+        pool: int = 1000,
+        parents: int = 10,
+        rates: tuple[float, ...] = (1.0, 2.0),
+        random_share: float = 0.0,
+        **options: Any,
+    ) -> None:
+        super().__init__(*args, **options)
+        parse_encoding(encoding)
+        self.encoding = encoding
+        self.predictor = make_predictor(predictor, predictor_options)
+        self.target = resolve(TARGETS, target, "target")
+        self.acquisition = resolve(ACQUISITIONS, acquisition, "acquisition function")
+        self.pool, self.parents, self.rates, self.random_share = pool, parents, tuple(rates), random_share
+
+    def propose(self, history: History, rng: np.random.Generator, count: int) -> Proposal:
+        """The `count` candidates of highest acquisition under a model of everything observed."""
+        archs, values = history.targets()
+        pool = candidates(self.space, history, rng, self.pool, self.parents, self.rates, self.random_share)
+        if not archs or not pool:
+            return Proposal(pool[:count])
+        target = self.target(values)
+        fitted = self.predictor.fit(encode(self.encoding, self.space, archs), target.values, int(rng.integers(2**31)))
+        prediction = fitted.predict(encode(self.encoding, self.space, pool))
+        score = self.acquisition(prediction, float(target.values.max()), rng)
+        chosen = np.argsort(-score, kind="stable")[:count]
+        return Proposal([pool[i] for i in chosen], target.inverse(prediction.mean[chosen]).tolist())
+
+    def stopgap(self, history: History, rng: np.random.Generator) -> Arch | None:
+        """A mutation of one of the best, without asking the model."""
+        pool = candidates(self.space, history, rng, 1, self.parents, self.rates)
+        return pool[0] if pool else super().stopgap(history, rng)

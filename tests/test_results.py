@@ -1,0 +1,549 @@
+"""The Parquet store: what was flushed is there exactly once, whatever happens to the writer, for raynas and for other readers."""
+
+import contextlib
+import json
+import math
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pandas as pd
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+import pytest
+
+from raynas import results
+from raynas.errors import ResultsError
+from raynas.results import REPORTS, STARTED, TRIALS, RunStore, read
+
+NOW = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
+
+
+def started(order: int, **changes: Any) -> dict[str, Any]:
+    row = {"order": order, "trial_id": f"t{order}", "arch_id": f"a{order}", "arch": json.dumps({"id": f"a{order}"}), "started_at": NOW}
+    return row | {"checkpoint": None} | changes
+
+
+def trial(order: int, **changes: Any) -> dict[str, Any]:
+    row = started(order)
+    del row["checkpoint"]
+    metrics = {"epochs": 3, "valid_accuracy": 0.9, "test_accuracy": 0.8, "parameters": 1000, "flops": 2000}
+    times = {"train_seconds": 60.0, "wall_seconds": 2.0, "ended_at": NOW}
+    return row | metrics | times | {"status": "finished", "error": None} | changes
+
+
+def report(order: int, epoch: int, **changes: Any) -> dict[str, Any]:
+    metrics = {"valid_accuracy": epoch / 10, "test_accuracy": None, "train_loss": 1.5, "train_seconds": 20.0, "wall_seconds": 1.0}
+    return {"trial_id": f"t{order}", "epoch": epoch} | metrics | changes
+
+
+def add(store: RunStore, order: int) -> None:
+    """A whole trial with two reports."""
+    store.add_started(started(order))
+    for epoch in (1, 2):
+        store.add_report(report(order, epoch))
+    store.add_trial(trial(order))
+
+
+def keys(uri: str) -> tuple[list[str], list[tuple[str, int]], list[str]]:
+    """The keys of the three tables, in their order."""
+    tables = read(uri)
+    reports = [(row["trial_id"], row["epoch"]) for row in tables.reports.to_pylist()]
+    return tables.trials["trial_id"].to_pylist(), reports, tables.started["trial_id"].to_pylist()
+
+
+def tree(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(params=["path", "file", "memory"])
+def uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return {"path": str(tmp_path / "run"), "file": f"file://{tmp_path}/run", "memory": f"memory://{uuid.uuid4().hex}/run"}[request.param]
+
+
+# What goes in comes out
+
+
+def test_rows_come_back_while_the_run_lives_and_after_it(uri: str) -> None:
+    store = RunStore(uri)
+    rows = [trial(1), trial(0, status="failed", error="out of memory", epochs=None, valid_accuracy=None, test_accuracy=None)]
+    for row in rows:
+        store.add_trial(row)
+    store.add_report(report(1, 2))
+    store.add_report(report(0, 1))
+    store.add_report(report(1, 1))
+    store.add_started(started(2, checkpoint="checkpoints/2"))
+    store.add_started(started(1))
+    for finish in (store.flush, store.compact, store.close):
+        finish()
+        tables = read(uri)
+        assert (tables.trials.schema, tables.reports.schema, tables.started.schema) == (TRIALS, REPORTS, STARTED)
+        assert tables.trials.to_pylist() == [rows[1], rows[0]]
+        assert tables.reports.to_pylist() == [report(0, 1), report(1, 1), report(1, 2)]
+        assert tables.started.to_pylist() == [started(2, checkpoint="checkpoints/2")]
+
+
+def test_a_finished_run_holds_two_tables_and_nothing_else(tmp_path: Path) -> None:
+    store = RunStore(str(tmp_path))
+    add(store, 0)
+    store.close()
+    assert tree(tmp_path) == {"trials.parquet", "reports.parquet"}
+    assert pq.read_table(tmp_path / "trials.parquet").schema == TRIALS
+    assert pq.read_table(tmp_path / "reports.parquet").schema == REPORTS
+
+
+def test_an_empty_run_has_empty_tables(uri: str) -> None:
+    results.write_json(uri, "config.json", {})
+    assert [len(table) for table in read(uri)] == [0, 0, 0]
+    RunStore(uri).close()
+    assert [table.schema for table in read(uri)] == [TRIALS, REPORTS, STARTED]
+
+
+def test_numbers_that_are_not_finite_are_null_in_trials(tmp_path: Path) -> None:
+    store = RunStore(str(tmp_path))
+    store.add_trial(trial(0, valid_accuracy=math.nan, test_accuracy=-math.inf, train_seconds=np.float32("inf")))
+    store.close()
+    (row,) = read(str(tmp_path)).trials.to_pylist()
+    assert [row[name] for name in ("valid_accuracy", "test_accuracy", "train_seconds")] == [None] * 3
+
+
+def test_numpy_numbers_are_accepted(tmp_path: Path) -> None:
+    store = RunStore(str(tmp_path))
+    store.add_trial(trial(0, valid_accuracy=np.float32(0.5), parameters=np.int64(7)))
+    store.close()
+    (row,) = read(str(tmp_path)).trials.to_pylist()
+    assert (row["valid_accuracy"], row["parameters"]) == (0.5, 7)
+
+
+def test_of_equal_rows_the_last_trial_the_first_report_and_the_last_checkpoint_count(tmp_path: Path) -> None:
+    store = RunStore(str(tmp_path))
+    for turn in (1, 2, 3):
+        store.add_started(started(0, checkpoint=f"c{turn}"))
+        store.add_report(report(0, 1, train_loss=float(turn)))
+        store.add_trial(trial(1, wall_seconds=float(turn)))
+        store.flush()
+    for finish in (store.flush, store.compact):
+        finish()
+        tables = read(str(tmp_path))
+        assert tables.started["checkpoint"].to_pylist() == ["c3"]
+        assert tables.reports["train_loss"].to_pylist() == [1.0]
+        assert tables.trials["wall_seconds"].to_pylist() == [3.0]
+    store.add_started(started(0, checkpoint="c4"))
+    store.add_report(report(0, 1, train_loss=4.0))
+    store.add_trial(trial(1, wall_seconds=4.0))
+    store.close()
+    tables = read(str(tmp_path))
+    values = [tables.started["checkpoint"], tables.reports["train_loss"], tables.trials["wall_seconds"]]
+    assert [value.to_pylist() for value in values] == [["c4"], [1.0], [4.0]]
+
+
+def test_a_second_store_adds_to_the_first(tmp_path: Path) -> None:
+    for order in range(4):
+        store = RunStore(str(tmp_path))
+        store.add_started(started(9, checkpoint=f"c{order}"))
+        add(store, order)
+        store.flush() if order % 2 else store.close()
+    assert keys(str(tmp_path))[0] == ["t0", "t1", "t2", "t3"]
+    assert read(str(tmp_path)).started["checkpoint"].to_pylist() == ["c3"]
+
+
+def test_rows_wait_until_enough_time_has_passed(tmp_path: Path) -> None:
+    store = RunStore(str(tmp_path))
+    store.maybe_flush(0.0)
+    add(store, 0)
+    store.maybe_flush(3600.0)
+    assert tree(tmp_path) == set()
+    store.maybe_flush(0.0)
+    assert keys(str(tmp_path))[0] == ["t0"]
+
+
+def test_many_parts_are_merged(tmp_path: Path) -> None:
+    store = RunStore(str(tmp_path))
+    for order in range(60):
+        add(store, order)
+        store.flush()
+        assert len(tree(tmp_path / "parts")) <= results.MAX_PARTS
+    assert (tmp_path / "trials.parquet").exists()
+    assert keys(str(tmp_path))[0] == [f"t{order}" for order in range(60)]
+
+
+# Other readers
+
+
+def test_duckdb_reads_the_parts_and_the_merged_file(tmp_path: Path) -> None:
+    store = RunStore(str(tmp_path))
+    for order in range(3):
+        add(store, order)
+        store.flush()
+    (tmp_path / "parts" / ".tmp-0123").write_bytes(b"half a fi")
+    query = "select trial_id, valid_accuracy, started_at, epoch_us(ended_at) as us from '{}' order by \"order\""
+    microseconds = int(NOW.timestamp()) * 1_000_000 + NOW.microsecond
+    for place in ("parts/trials-*.parquet", "trials.parquet"):
+        rows = duckdb.sql(query.format(tmp_path / place)).to_arrow_table().to_pylist()
+        assert [(row["trial_id"], row["valid_accuracy"], row["us"]) for row in rows] == [(f"t{i}", 0.9, microseconds) for i in range(3)]
+        assert rows[0]["started_at"] == NOW
+        store.compact()
+    mixed = f"select count(*), count(status) from read_parquet('{tmp_path}/*.parquet', union_by_name=true)"
+    assert duckdb.sql(mixed).fetchall() == [(9, 3)]
+
+
+def test_pandas_reads_the_merged_file(tmp_path: Path) -> None:
+    store = RunStore(str(tmp_path))
+    add(store, 0)
+    store.add_trial(trial(1, status="stopped", valid_accuracy=None))
+    store.close()
+    frame = pd.read_parquet(tmp_path / "trials.parquet")
+    assert list(frame.columns) == TRIALS.names
+    assert list(frame["status"]) == ["finished", "stopped"]
+    assert list(frame["valid_accuracy"].isna()) == [False, True]
+    assert frame["ended_at"][0] == pd.Timestamp(NOW)
+    assert len(pd.read_parquet(tmp_path / "reports.parquet")) == 2
+
+
+# Crashes
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing in raynas catches it."""
+
+
+class DyingFileSystem:
+    """A filesystem whose process is killed before the operation number `lifetime`, counted over everything that changes files."""
+
+    def __init__(self, fs: pafs.FileSystem, lifetime: int) -> None:
+        self._fs = fs
+        self._left = lifetime
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._fs, name)
+        return self._mortal(method) if name in {"open_output_stream", "move", "delete_file"} else method
+
+    def _mortal(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if self._left == 0:
+                raise Killed
+            self._left -= 1
+            return method(*args, **kwargs)
+
+        return call
+
+
+@pytest.mark.parametrize("kind", ["path", "memory"])
+def test_a_kill_between_any_two_operations_loses_and_doubles_nothing(tmp_path: Path, kind: str) -> None:
+    for lifetime in range(100):
+        uri = str(tmp_path / str(lifetime)) if kind == "path" else f"memory://{uuid.uuid4().hex}/run"
+        store = RunStore(uri)
+        add(store, 0)
+        store.close()
+        for turn in (1, 2, 3):
+            add(store, turn)
+            store.add_started(started(8, checkpoint=f"c{turn}"))
+            store.add_trial(trial(9, wall_seconds=float(turn)))
+            store.flush()
+        expected = read(uri)
+        store._fs = DyingFileSystem(store._fs, lifetime)
+        try:
+            store.compact()
+            survived = True
+        except Killed:
+            survived = False
+        assert read(uri) == expected
+        resumed = RunStore(uri)
+        resumed.close()
+        assert read(uri) == expected
+        if kind == "path":
+            assert len(tree(Path(uri))) == 3  # the two tables, and the part with the trial under way
+        if survived:
+            break
+    assert survived
+    assert lifetime == 15  # three files written and renamed, nine parts deleted
+
+
+def test_a_kill_during_a_flush_leaves_no_trial_without_its_reports(tmp_path: Path) -> None:
+    seen = []
+    for lifetime in range(7):
+        uri = str(tmp_path / str(lifetime))
+        results.write_json(uri, "config.json", {})
+        store = RunStore(uri)
+        add(store, 0)
+        store._fs = DyingFileSystem(store._fs, lifetime)
+        try:
+            store.flush()
+        except Killed:
+            assert lifetime < 6
+        trials, reports, under_way = keys(uri)
+        seen.append((len(trials), len(reports), len(under_way)))
+    assert seen == [(0, 0, 0), (0, 0, 0), (0, 0, 1), (0, 0, 1), (0, 2, 1), (0, 2, 1), (1, 2, 0)]
+
+
+WRITER = """
+import sys
+from datetime import UTC, datetime
+from raynas import results
+uri, first, acknowledged = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+results.MAX_PARTS = 7
+store = results.RunStore(uri)
+with open(acknowledged, "a", buffering=1) as log:
+    for order in range(first, 1_000_000):
+        now = datetime.now(UTC)
+        row = {"order": order, "trial_id": f"t{order}", "arch_id": "a", "arch": "{}", "started_at": now}
+        store.add_started(row)
+        for epoch in (1, 2):
+            store.add_report({"trial_id": f"t{order}", "epoch": epoch})
+        store.add_trial(row | {"status": "finished", "ended_at": now})
+        store.flush()
+        log.write(f"{order}\\n")
+"""
+
+
+def acknowledged_in(log: Path) -> list[int]:
+    """The trials that a writer has flushed; the last line may be half written."""
+    return [int(line) for line in log.read_text().splitlines(keepends=True) if line.endswith("\n")] if log.exists() else []
+
+
+def check_snapshot(uri: str, acknowledged: list[int]) -> None:
+    """Every trial and report once, every acknowledged trial there, no trial without its reports."""
+    trials, reports, _ = keys(uri)
+    assert len(set(trials)) == len(trials)
+    assert len(set(reports)) == len(reports)
+    assert {f"t{order}" for order in acknowledged} <= set(trials)
+    assert {(name, epoch) for name in trials for epoch in (1, 2)} <= set(reports)
+
+
+@pytest.mark.slow
+def test_a_writer_killed_at_random_moments_loses_nothing_that_it_flushed(tmp_path: Path) -> None:
+    uri, log = str(tmp_path / "run"), tmp_path / "log"
+    rng = np.random.default_rng(0)
+    results.write_json(uri, "config.json", {})
+    snapshots = 0
+    for _ in range(6):
+        before = acknowledged_in(log)
+        first = max(before, default=-1) + 1
+        writer = subprocess.Popen([sys.executable, "-c", WRITER, uri, str(first), str(log)])
+        try:
+            deadline = None
+            while deadline is None or time.monotonic() < deadline:
+                acknowledged = acknowledged_in(log)
+                check_snapshot(uri, acknowledged)
+                snapshots += 1
+                if deadline is None and len(acknowledged) > len(before):
+                    deadline = time.monotonic() + rng.uniform(0.05, 0.4)
+                assert writer.poll() is None
+        finally:
+            writer.kill()
+            assert writer.wait() == -signal.SIGKILL
+        check_snapshot(uri, acknowledged_in(log))
+    acknowledged = acknowledged_in(log)
+    assert len(acknowledged) > 20
+    assert snapshots > 20
+    RunStore(uri).close()
+    check_snapshot(uri, acknowledged)
+    assert {"trials.parquet", "reports.parquet"} <= {path.name for path in Path(uri).iterdir()}
+    assert not list(Path(uri).rglob(".tmp-*"))
+
+
+def test_a_part_that_disappears_while_reading_is_found_again_in_the_merged_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = RunStore(str(tmp_path))
+    add(store, 0)
+    store.flush()
+    list_parts, listings = results._list_parts, []
+
+    def list_then_merge(fs: Any, root: str) -> list[str]:
+        listings.append(list_parts(fs, root))
+        if len(listings) == 1:
+            monkeypatch.setattr(results, "_list_parts", list_parts)
+            store.close()
+            monkeypatch.setattr(results, "_list_parts", list_then_merge)
+        return listings[-1]
+
+    monkeypatch.setattr(results, "_list_parts", list_then_merge)
+    assert keys(str(tmp_path)) == (["t0"], [("t0", 1), ("t0", 2)], [])
+    assert [len(parts) for parts in listings] == [3, 0]
+
+
+@pytest.mark.parametrize("call", [1, 2])
+def test_a_merge_between_the_reads_of_the_merged_files_shows_no_trial_without_its_reports(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: int
+) -> None:
+    merged = results._merged
+    for lifetime in range(8):
+        uri = str(tmp_path / str(lifetime))
+        store = RunStore(uri)
+        add(store, 0)
+        store.close()
+        calls: list[str] = []
+
+        def merge_then_read(fs: Any, root: str, kind: str, store: RunStore = store, calls: list[str] = calls, left: int = lifetime) -> Any:
+            calls.append(kind)
+            if len(calls) == call:
+                monkeypatch.setattr(results, "_merged", merged)
+                add(store, 1)  # after the reader has listed the parts
+                store.flush()
+                store._fs = DyingFileSystem(store._fs, left)
+                with contextlib.suppress(Killed):
+                    store.compact()
+                monkeypatch.setattr(results, "_merged", merge_then_read)
+            return merged(fs, root, kind)
+
+        monkeypatch.setattr(results, "_merged", merge_then_read)
+        check_snapshot(uri, [0])
+        assert len(calls) == 2
+
+
+def test_a_folder_that_never_holds_still_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    RunStore(str(tmp_path)).close()
+    monkeypatch.setattr(results, "_list_parts", lambda fs, root: [f"{root}/parts/trials-00000001-00000000.parquet"])
+    with pytest.raises(ResultsError, match=r"^\S+ changes faster than it can be read; try again$"):
+        read(str(tmp_path))
+
+
+def test_foreign_and_temporary_files_are_ignored(tmp_path: Path) -> None:
+    store = RunStore(str(tmp_path))
+    add(store, 0)
+    store.flush()
+    for name in (".tmp-0123", "parts/.tmp-4567", "parts/notes.txt", "parts/trials.parquet", "parts/trials-1-x.parquet"):
+        (tmp_path / name).write_bytes(b"not Parquet")
+    assert keys(str(tmp_path))[0] == ["t0"]
+    RunStore(str(tmp_path)).close()
+    assert not (tmp_path / "parts" / ".tmp-4567").exists()
+    assert (tmp_path / "parts" / "notes.txt").exists()
+    assert keys(str(tmp_path))[0] == ["t0"]
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut", "noise", "foreign"])
+def test_a_damaged_part_is_named_and_can_be_deleted(tmp_path: Path, damage: str) -> None:
+    store = RunStore(str(tmp_path))
+    for order in (0, 1):
+        store.add_trial(trial(order))
+        store.flush()
+    part = min((tmp_path / "parts").glob("trials-*.parquet"))
+    content = part.read_bytes()
+    foreign = tmp_path / "foreign.parquet"
+    pd.DataFrame({"x": [1]}).to_parquet(foreign)
+    noise = content[:30] + b"\xff" * 60 + content[90:]
+    part.write_bytes({"empty": b"", "cut": content[:-100], "noise": noise, "foreign": foreign.read_bytes()}[damage])
+    with pytest.raises(ResultsError, match=r"^\S+parquet is damaged \(.*\); deleting it loses its rows but lets the rest be read$") as info:
+        read(str(tmp_path))
+    assert str(part) in str(info.value)
+    part.unlink()
+    assert keys(str(tmp_path))[0] == ["t1"]
+
+
+def test_a_folder_without_a_run_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ResultsError, match=r"holds no run: neither config\.json nor results"):
+        read(str(tmp_path))
+    (tmp_path / "parts").mkdir()
+    with pytest.raises(ResultsError, match="holds no run"):
+        read(str(tmp_path))
+
+
+@pytest.mark.parametrize("missing", ["none", "file/below", "file"])
+def test_a_missing_folder_is_an_error(tmp_path: Path, missing: str) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ResultsError, match="there is no run folder"):
+        read(str(tmp_path / missing))
+    with pytest.raises(ResultsError, match="there is no run folder"):
+        read(f"memory://{uuid.uuid4().hex}/{missing}")
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (trial(0, accuracy=1.0), "a row of trials has no column accuracy; allowed: order, trial_id"),
+        (trial(0, arch=None), "a row of trials lacks arch"),
+        (trial(0, status="done"), "status 'done' of a trial is not one of finished, stopped, failed"),
+        (trial(0, ended_at=NOW.replace(tzinfo=None)), "ended_at in a row of trials is not a datetime with a time zone"),
+        (trial(0, parameters="many"), "a row of trials has a value of the wrong type"),
+        (trial(0, started_at=12.5), "started_at in a row of trials is not a datetime with a time zone"),
+        (trial(0, flops=2**70), "a row of trials has a value of the wrong type"),
+    ],
+)
+def test_a_wrong_row_is_refused_and_leaves_the_store_usable(tmp_path: Path, row: dict[str, Any], message: str) -> None:
+    store = RunStore(str(tmp_path))
+    with pytest.raises(ResultsError, match=message) as info:
+        store.add_trial(row)
+    assert "\n" not in str(info.value)
+    store.add_trial(trial(1))
+    store.close()
+    assert keys(str(tmp_path))[0] == ["t1"]
+
+
+def test_rows_that_could_not_be_written_stay_buffered(tmp_path: Path) -> None:
+    store = RunStore(str(tmp_path))
+    add(store, 0)
+    (tmp_path / "parts").rmdir()
+    with pytest.raises(ResultsError, match=r"^cannot write .*parts/started-.*$"):
+        store.flush()
+    (tmp_path / "parts").mkdir()
+    store.close()
+    assert keys(str(tmp_path)) == (["t0"], [("t0", 1), ("t0", 2)], [])
+
+
+def test_a_store_in_a_place_that_is_a_file_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ResultsError, match=r"^cannot create the folder "):
+        RunStore(str(tmp_path / "file"))
+
+
+# Places and JSON
+
+
+def test_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for place in ("a b/run", "a b/run/", str(tmp_path / "a b" / "run"), f"file://{tmp_path}/a%20b/run/"):
+        fs, path = results.filesystem(place)
+        assert isinstance(fs, pafs.LocalFileSystem)
+        assert path == str(tmp_path / "a b" / "run")
+    fs, path = results.filesystem("gs://anonymous@bucket/runs/1/")
+    assert (fs.type_name, path) == ("gcs", "bucket/runs/1")
+
+
+@pytest.mark.parametrize("place", ["nope://bucket/run", "s3:// /x"])
+def test_an_unknown_scheme_is_one_clear_line(place: str) -> None:
+    with pytest.raises(ResultsError, match=r"^cannot open [^\n]+$"):
+        results.filesystem(place)
+
+
+def test_a_name_is_joined_before_the_options_of_a_uri() -> None:
+    assert results.join("runs/1/", "a", "b") == "runs/1/a/b"
+    assert results.join("what?/1", "a") == "what?/1/a"
+    assert results.join("s3://b/k?endpoint_override=localhost:9000", "a") == "s3://b/k/a?endpoint_override=localhost:9000"
+
+
+def test_json_comes_back_with_null_for_what_is_not_finite(uri: str) -> None:
+    assert not results.exists(uri, "best.json")
+    results.write_json(uri, "best.json", {"a": [1, math.nan, (math.inf, "x")], "b": {"c": -math.inf, "d": True}})
+    results.write_json(uri, "best.json", {"a": [1, math.nan, (math.inf, "x")], "b": {"c": None, "d": True}})
+    assert results.exists(uri, "best.json")
+    assert results.read_json(uri, "best.json") == {"a": [1, None, [None, "x"]], "b": {"c": None, "d": True}}
+
+
+def test_json_is_indented_and_leaves_no_temporary_file(tmp_path: Path) -> None:
+    results.write_json(str(tmp_path), "best.json", {"a": 1})
+    assert (tmp_path / "best.json").read_text() == '{\n  "a": 1\n}\n'
+    assert tree(tmp_path) == {"best.json"}
+
+
+def test_missing_or_damaged_json_is_one_clear_line(tmp_path: Path) -> None:
+    with pytest.raises(ResultsError, match=r"config\.json does not exist; is .* the folder of a run\?$"):
+        results.read_json(str(tmp_path), "config.json")
+    for content in (b'{"a": ', b"\xff\xfe"):
+        (tmp_path / "config.json").write_bytes(content)
+        with pytest.raises(ResultsError, match=r"config\.json is not valid JSON: [^\n]+$"):
+            results.read_json(str(tmp_path), "config.json")
+
+
+def test_the_module_imports_neither_torch_nor_ray() -> None:
+    code = "import sys, raynas.results; assert not {'torch', 'ray', 'pandas', 'tensorboard'} & sys.modules.keys()"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -1,0 +1,181 @@
+"""Event files: TensorBoard's own reader sees what was written, after a kill, a resume, and through a URI."""
+
+import math
+import os
+import pickle
+import signal
+import struct
+import subprocess
+import sys
+import uuid
+import zlib
+from pathlib import Path
+
+import fsspec
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from raynas.errors import ResultsError
+from raynas.tensorboard import RunSummary, SummaryWriter
+
+
+def load(folder: Path) -> EventAccumulator:
+    """Everything in the event files of one folder."""
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0, "images": 0, "tensors": 0})
+    events.Reload()
+    return events
+
+
+def curve(folder: Path, tag: str) -> list[tuple[int, float]]:
+    return [(event.step, pytest.approx(event.value)) for event in load(folder).Scalars(tag)]
+
+
+def png(height: int, width: int) -> bytes:
+    """A black RGB picture."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes((1 + 3 * width) * height))) + chunk(b"IEND", b"")
+
+
+@pytest.fixture
+def memory() -> str:
+    return f"memory://{uuid.uuid4().hex}"
+
+
+def test_scalars_texts_and_pictures_come_back(tmp_path: Path) -> None:
+    writer = SummaryWriter(str(tmp_path))
+    writer.scalar("a/b", 0.5, 3, wall_time=1000.0)
+    writer.scalar("a/b", 0.75, 4)
+    writer.text("best", "| op |\n|---|\n| conv |", 4)
+    writer.image("cell", png(2, 5), 2, 5, 4)
+    writer.close()
+    events = load(tmp_path)
+    assert [(e.step, e.value) for e in events.Scalars("a/b")] == [(3, 0.5), (4, 0.75)]
+    assert events.Scalars("a/b")[0].wall_time == 1000.0
+    assert events.Tensors("best")[0].tensor_proto.string_val[0].startswith(b"| op |")
+    assert events.SummaryMetadata("best").plugin_data.plugin_name == "text"
+    (image,) = events.Images("cell")
+    assert (image.height, image.width, image.encoded_image_string) == (2, 5, png(2, 5))
+
+
+@pytest.mark.parametrize("value", [None, math.nan, math.inf, -math.inf])
+def test_a_missing_value_is_not_written(tmp_path: Path, value: float | None) -> None:
+    writer = SummaryWriter(str(tmp_path))
+    writer.scalar("a", value, 1)
+    writer.scalar("a", 0.5, 2)
+    writer.close()
+    assert curve(tmp_path, "a") == [(2, 0.5)]
+
+
+def test_an_event_is_readable_before_close(tmp_path: Path) -> None:
+    writer = SummaryWriter(str(tmp_path))
+    writer.scalar("a", 0.5, 1)
+    writer.flush()
+    assert curve(tmp_path, "a") == [(1, 0.5)]
+    writer.close()
+
+
+def test_the_summary_run_has_the_incumbent_over_three_axes(tmp_path: Path) -> None:
+    run = RunSummary(str(tmp_path))
+    run.trial_done(10, 12.7, 3000.2, 0.8, None)
+    run.trial_done(11, 13.9, 3100.0, 0.9, 0.88)
+    run.close()
+    folder = tmp_path / "summary"
+    assert curve(folder, "incumbent/valid_accuracy") == [(10, 0.8), (11, 0.9)]
+    assert curve(folder, "incumbent/valid_accuracy_by_seconds") == [(12, 0.8), (13, 0.9)]
+    assert curve(folder, "incumbent/valid_accuracy_by_train_seconds") == [(3000, 0.8), (3100, 0.9)]
+    assert curve(folder, "incumbent/test_accuracy") == [(11, 0.88)]
+    assert curve(folder, "incumbent/test_accuracy_by_seconds") == [(13, 0.88)]
+    assert curve(folder, "incumbent/test_accuracy_by_train_seconds") == [(3100, 0.88)]
+
+
+def test_the_summary_run_has_the_predictor(tmp_path: Path) -> None:
+    run = RunSummary(str(tmp_path))
+    run.refit(20, 1.5, None, math.nan, 20)
+    run.refit(30, 2.5, 0.01, 0.7, 30)
+    run.close()
+    folder = tmp_path / "summary"
+    assert curve(folder, "predictor/mae") == [(30, 0.01)]
+    assert curve(folder, "predictor/rank_correlation") == [(30, 0.7)]
+    assert curve(folder, "predictor/refit_seconds") == [(20, 1.5), (30, 2.5)]
+    assert curve(folder, "predictor/observations") == [(20, 20), (30, 30)]
+
+
+def test_a_trial_gets_a_run_of_its_own_only_where_asked_for(tmp_path: Path) -> None:
+    metrics = {"valid_accuracy": 0.5, "test_accuracy": None, "train_loss": math.nan, "note": "text"}
+    for per_trial in (False, True):
+        run = RunSummary(str(tmp_path / str(per_trial)), per_trial)
+        run.report("t1", 1, metrics)
+        run.report("t1", 2, metrics | {"valid_accuracy": 0.6})
+        run.trial_closed("t1")
+        run.trial_closed("t1")
+        run.close()
+    assert list(tmp_path.iterdir()) == [tmp_path / "True"]
+    assert curve(tmp_path / "True" / "trials" / "t1", "valid_accuracy") == [(1, 0.5), (2, 0.6)]
+    assert load(tmp_path / "True" / "trials" / "t1").Tags()["scalars"] == ["valid_accuracy"]
+
+
+def test_a_fresh_summary_can_be_pickled_and_a_closed_one_used_again(tmp_path: Path) -> None:
+    run = pickle.loads(pickle.dumps(RunSummary(str(tmp_path))))
+    run.summary.scalar("a", 0.5, 1)
+    run.close()
+    run.summary.scalar("a", 0.6, 2)
+    run.close()
+    # Sorted: files of one second are read in the order of their names.
+    assert sorted(step for step, _ in curve(tmp_path / "summary", "a")) == [1, 2]
+
+
+def test_a_killed_search_and_its_resumption_are_read_together(tmp_path: Path) -> None:
+    code = f"""
+import os, signal
+from raynas.tensorboard import RunSummary
+run = RunSummary({str(tmp_path)!r})
+for n in range(1, 6):
+    run.trial_done(n, n, n, n / 10, None)
+run.flush()
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    assert subprocess.run([sys.executable, "-c", code]).returncode == -signal.SIGKILL
+    run = RunSummary(str(tmp_path))
+    for n in range(4, 8):  # the last trials before the kill are evaluated again
+        run.trial_done(n, n, n, n / 10, None)
+    run.close()
+    assert len(os.listdir(tmp_path / "summary")) == 2
+    points = curve(tmp_path / "summary", "incumbent/valid_accuracy")
+    assert sorted(step for step, _ in points) == [1, 2, 3, 4, 4, 5, 5, 6, 7]
+
+
+def test_event_files_reach_a_uri_on_flush(memory: str, tmp_path: Path) -> None:
+    run = RunSummary(memory)
+    run.trial_done(1, 1.0, 1.0, 0.5, None)
+    run.flush()
+    run.flush()
+    run.trial_done(2, 2.0, 2.0, 0.6, None)
+    run.close()
+    names = fsspec.filesystem("memory").find(memory)
+    assert len(names) == 1
+    assert "/summary/events.out.tfevents." in names[0]
+    fsspec.filesystem("memory").get(names[0], str(tmp_path / "events.out.tfevents.1"))
+    assert curve(tmp_path, "incumbent/valid_accuracy") == [(1, 0.5), (2, 0.6)]
+
+
+def test_what_was_not_flushed_is_not_at_the_uri(memory: str) -> None:
+    writer = SummaryWriter(memory)
+    writer.scalar("a", 0.5, 1)
+    assert fsspec.filesystem("memory").find(memory) == []
+    writer.close()
+    assert len(fsspec.filesystem("memory").find(memory)) == 1
+
+
+def test_a_folder_that_cannot_be_made_is_one_clear_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ResultsError, match=r"^cannot create the folder .*file/summary.*$"):
+        RunSummary(str(tmp_path / "file")).trial_done(1, 1.0, 1.0, 0.5, None)
+
+
+def test_the_module_imports_neither_torch_nor_ray() -> None:
+    code = "import sys, raynas.tensorboard; assert not {'torch', 'ray', 'tensorflow', 'tensorboardX'} & sys.modules.keys()"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

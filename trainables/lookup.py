@@ -1,0 +1,81 @@
+"""A trial that looks its results up in a benchmark table instead of training."""
+
+import json
+import time
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from ray.tune import Trainable
+
+from raynas.errors import ConfigError
+from raynas.spaces import SearchSpace, make_space
+from raynas.tables import Table, open_table
+from trainables.base import Plan
+
+_table = lru_cache(maxsize=4)(open_table)  # one process runs many trials
+
+
+@lru_cache(maxsize=4)
+def _space(name: str, options: str) -> SearchSpace:
+    return make_space(name, json.loads(options))
+
+
+def report_epochs(table: Table, max_epochs: int | None) -> tuple[int, ...]:
+    """The budgets of `table` at which a trial of at most `max_epochs` reports, ascending; None: all.
+
+    Raises:
+        ConfigError: `max_epochs` lies below the smallest budget.
+    """
+    epochs = tuple(budget for budget in table.budgets if max_epochs is None or budget <= max_epochs)
+    if not epochs:
+        known = ", ".join(map(str, table.budgets))
+        raise ConfigError(f"max_epochs is {max_epochs}, but the table starts at {table.budgets[0]} epochs; its budgets are {known}")
+    return epochs
+
+
+class LookupTrial(Trainable):  # type: ignore[misc]  # ray has no types
+    """One step is one budget of the table: the trial reports what the table knows of the architecture there.
+
+    Config: `arch` (the form of `Arch.to_config`), `space`, `space_options` ({}), `table` (None: the installed one; a trial has its own
+    working directory, so a local path must be absolute), `dataset`, `repeat` ("mean"), `max_epochs` (None: the largest budget) and
+    `seconds_per_report` (0.0: how long a step sleeps, to rehearse a cluster).
+
+    Each report has `epoch`, `valid_accuracy`, `test_accuracy` and `train_seconds` (None where the table has none), `parameters`
+    and `flops`; the last one has `done`.
+    """
+
+    @classmethod
+    def plan(cls, config: dict[str, Any]) -> Plan:
+        """Opens the table, so that a missing or wrong one is found before the first trial."""
+        table = open_table(config.get("table"), config["space"], config["dataset"])
+        epochs = report_epochs(table, config.get("max_epochs"))
+        best = table.best("valid_accuracy", epochs[-1], config.get("repeat", "mean"))[1]
+        return Plan(epochs[-1], best, instant=not config.get("seconds_per_report"))
+
+    def setup(self, config: dict[str, Any]) -> None:
+        space = _space(config["space"], json.dumps(config.get("space_options") or {}, sort_keys=True))
+        self._table = _table(config.get("table"), config["space"], config["dataset"])
+        self._epochs = report_epochs(self._table, config.get("max_epochs"))
+        self._arch = space.from_config(config["arch"])
+        self._cost = space.cost(self._arch)
+        self._repeat = config.get("repeat", "mean")
+        self._seconds_per_report: float = config.get("seconds_per_report", 0.0)
+        self._position = 0  # how many of `_epochs` are reported
+
+    def step(self) -> dict[str, Any]:
+        time.sleep(self._seconds_per_report)
+        record = self._table.query(self._arch.id, self._epochs[self._position], self._repeat)
+        self._position += 1
+        return record._asdict() | self._cost._asdict() | {"done": self._position == len(self._epochs)}
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Makes the actor the trial of `new_config` (Tune's reuse_actors): `setup` assigns every attribute, so nothing is left over."""
+        self.setup(new_config)
+        return True
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        (Path(checkpoint_dir) / "position.json").write_text(json.dumps(self._position))
+
+    def load_checkpoint(self, checkpoint: str) -> None:
+        self._position = json.loads((Path(checkpoint) / "position.json").read_text())
