@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Literal
 
 import numpy as np
@@ -13,7 +14,7 @@ from raynas.arch import Arch
 Status = Literal["finished", "stopped", "failed"]
 Curve = tuple[tuple[float, float], ...]  # (budget, value) pairs, budgets ascending
 
-_CURVE_RATIO = 1.1  # a report closer than this factor to the last kept one replaces it, so that 1,000 epochs keep about 80 points
+_CURVE_RATIO = 1.1  # a report closer than this factor to the last kept one replaces it, so that 1,000 epochs keep 65 points
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,10 @@ class History:
 
     def report(self, arch_id: str, budget: float, value: float) -> None:
         """An intermediate value of a pending architecture; values that are not finite, and budgets seen before, are ignored."""
+        if arch_id not in self.pending or not math.isfinite(value):
+            return
         curve = self._curves.setdefault(arch_id, [])
-        if arch_id not in self.pending or not math.isfinite(value) or (curve and budget <= curve[-1][0]):
+        if curve and budget <= curve[-1][0]:
             return
         if len(curve) > 1 and budget < curve[-2][0] * _CURVE_RATIO:
             curve.pop()
@@ -92,26 +95,25 @@ class History:
 
     def add(self, observation: Observation) -> None:
         """An observation made elsewhere, for instance before a restart."""
-        self.pending.pop(observation.arch.id, None)
+        self.withdraw(observation.arch.id)
         self.observed.setdefault(observation.arch.id, observation)
 
-    def targets(self) -> tuple[list[Arch], NDArray[np.float64]]:
-        """(n,) architectures and their values at full budget, as far as they have any; the order is that of completion.
+    def targets(self, last: int | None = None) -> tuple[list[Arch], NDArray[np.float64]]:
+        """(n,) architectures and their values at full budget, as far as they have any, in order of completion; only of the `last`.
 
         A stopped trial has no value at full budget. It gets the value of its last report plus the median of what the finished
-        trials gained from that budget on, so that it stays comparable, and stays below the survivors that stopped it. Failed
-        trials are left out: a lost node says nothing about an architecture.
+        trials gained from that budget on, so that it stays comparable, and below survivors that gained as much. Failed trials
+        are left out: a lost node says nothing about an architecture.
         """
-        finished = [o for o in self.observed.values() if o.status == "finished"]
         gains: dict[float, float] = {}
         archs, values = [], []
-        for observation in self.observed.values():
-            if observation.status == "failed":
-                continue
+        usable = (o for o in reversed(self.observed.values()) if o.status != "failed")
+        for observation in reversed(list(islice(usable, last))):
             value = observation.value
             if observation.status == "stopped":
                 budget = observation.curve[-1][0]
                 if budget not in gains:
+                    finished = (o for o in self.observed.values() if o.status == "finished")
                     known = [o.value - at for o in finished if (at := o.value_at(budget)) is not None]
                     gains[budget] = float(np.median(known)) if known else 0.0
                 value += gains[budget]

@@ -4,13 +4,14 @@ import json
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any
 
 from ray.tune import Callback
 
 from raynas import results
 from raynas.display import Display, Progress
 from raynas.results import RunStore, Tables
+from raynas.schedulers import show
 from raynas.tensorboard import RunSummary
 from searchers import ArchSearcher
 
@@ -18,13 +19,6 @@ METRIC = "valid_accuracy"
 
 _REPORTED = ("valid_accuracy", "test_accuracy", "train_loss", "train_seconds")
 _ENDED = ("valid_accuracy", "test_accuracy", "parameters", "flops", "train_seconds")
-
-
-class Scheduler(Protocol):
-    """The part of a Tune scheduler that a resumed trial needs."""
-
-    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        """Takes note of a report."""
 
 
 class Recorder(Callback):  # type: ignore[misc]  # ray has no types
@@ -48,7 +42,7 @@ class Recorder(Callback):  # type: ignore[misc]  # ray has no types
         max_epochs: int | None,
         command: str,
         per_trial: bool = False,
-        scheduler: Scheduler | None = None,
+        scheduler: Any | None = None,
         before: Tables | None = None,
     ) -> None:
         self.uri, self.searcher, self.max_epochs, self.command = uri, searcher, max_epochs, command
@@ -100,8 +94,7 @@ class Recorder(Callback):  # type: ignore[misc]  # ray has no types
             self._order += 1
             self.store.add_started(row)
         elif self.scheduler is not None:
-            for report in self._reports.pop(row["trial_id"]):
-                self.scheduler.on_trial_result(None, trial, report)
+            show(self.scheduler, trial, self._reports.pop(row["trial_id"]))
         self._rows[trial.trial_id] = row
         self.progress.running += 1
 

@@ -3,10 +3,12 @@
 import difflib
 import importlib
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, get_type_hints
 
-from raynas.errors import UnknownNameError
+from pydantic import PydanticUserError, TypeAdapter, ValidationError
+
+from raynas.errors import ConfigError, UnknownNameError
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UnknownNameError:
@@ -34,24 +36,44 @@ def resolve(registry: Mapping[str, Any], name: str, kind: str) -> Any:
     module, _, attribute = entry.partition(":")
     try:
         return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, ValueError, TypeError) as error:  # the last two: the module's name is empty or relative
         raise UnknownNameError(f"{kind} {name!r} cannot be imported: {error}") from error
 
 
-def check_options(function: Callable[..., Any], options: Mapping[str, Any], kind: str) -> None:
-    """Raises UnknownNameError where `options` holds a keyword that `function` does not take."""
-    known = set(keywords(function))
-    for option in options:
+def check_options(function: Callable[..., Any], options: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    """`options` as keywords for `function`: all of them known, and of the types that it declares (a list may become a tuple).
+
+    Raises:
+        UnknownNameError: `function` does not take one of them.
+        ConfigError: a value has the wrong type.
+    """
+    known = keywords(function)
+    checked = {}
+    for option, value in options.items():
         if option not in known:
             raise unknown(f"option of {kind}", option, known)
+        try:
+            checked[option] = TypeAdapter(known[option], config={"arbitrary_types_allowed": True}).validate_python(value)
+        except ValidationError as error:
+            problem = error.errors()[0]["msg"]
+            raise ConfigError(f"option {option} of {kind} cannot be {value!r}: {problem[0].lower()}{problem[1:]}") from error
+        except PydanticUserError:  # a model that brings a configuration of its own, or no type that can be checked
+            checked[option] = value
+    return checked
 
 
-def keywords(function: Callable[..., Any]) -> Iterator[str]:
-    """The keywords that `function` takes; where a class passes **options on, those of its bases too."""
+def keywords(function: Callable[..., Any]) -> dict[str, Any]:
+    """Keywords that `function` takes, and their types; where a class passes **options on, those of its bases too."""
+    known: dict[str, Any] = {}
     for owner in inspect.getmro(function) if inspect.isclass(function) else [function]:
         if owner is object or (owner is not function and "__init__" not in vars(owner)):
             continue
-        parameters = inspect.signature(owner.__init__ if inspect.isclass(owner) else owner).parameters.values()
-        yield from (p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD) and p.name != "self")
+        call = owner.__init__ if inspect.isclass(owner) else owner
+        types = get_type_hints(call)
+        parameters = inspect.signature(call).parameters.values()
+        for p in parameters:
+            if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD) and p.name != "self":
+                known.setdefault(p.name, types.get(p.name, Any))
         if not any(p.kind is p.VAR_KEYWORD for p in parameters):
-            return
+            break
+    return known

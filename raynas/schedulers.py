@@ -1,6 +1,6 @@
 """Tune schedulers by name, with defaults that fit epochs; and what makes their memory survive a restart."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, HyperBandScheduler, MedianStoppingRule
@@ -28,7 +28,7 @@ def make_scheduler(name: str, metric: str, mode: str, max_epochs: int | None, op
         UnknownNameError: no such scheduler, or it does not take one of the options.
     """
     factory = resolve(SCHEDULERS, name, "scheduler")
-    check_options(factory, options or {}, f"scheduler {name!r}")
+    checked = check_options(factory, options or {}, f"scheduler {name!r}")
     longest = max_epochs or 100
     first = max(1, longest // _REDUCTION**3)
     common = {"time_attr": "epoch", "metric": metric, "mode": mode}
@@ -37,7 +37,7 @@ def make_scheduler(name: str, metric: str, mode: str, max_epochs: int | None, op
         HyperBandScheduler: common | {"max_t": longest, "reduction_factor": _REDUCTION},
         MedianStoppingRule: common | {"grace_period": first},
     }
-    return factory(**(defaults.get(factory, {}) | dict(options or {})))
+    return factory(**(defaults.get(factory, {}) | checked))
 
 
 def remembers(scheduler: Any) -> bool:
@@ -45,11 +45,25 @@ def remembers(scheduler: Any) -> bool:
     return isinstance(scheduler, (ASHAScheduler, MedianStoppingRule))
 
 
+class NoController:
+    """Stands for Tune's controller where a scheduler is shown trials of the past: none of them is alive."""
+
+    def get_live_trials(self) -> set[Any]:
+        """Nothing to yield to."""
+        return set()
+
+
 class _Past:
     """Stands for a trial that ended in an earlier session."""
 
     def __init__(self, trial_id: str) -> None:
         self.trial_id = trial_id
+
+
+def show(scheduler: Any, trial: Any, reports: Sequence[Mapping[str, Any]]) -> None:
+    """Gives `scheduler` earlier reports of a trial that it knows; what it decides about the past is of no interest."""
+    for report in reports:
+        scheduler.on_trial_result(NoController(), trial, dict(report))
 
 
 def replay(scheduler: Any, tables: Tables) -> None:
@@ -60,10 +74,9 @@ def replay(scheduler: Any, tables: Tables) -> None:
             reports[report["trial_id"]].append(report)
     for trial_id, made in reports.items():
         past = _Past(trial_id)
-        scheduler.on_trial_add(None, past)
-        for report in made:
-            scheduler.on_trial_result(None, past, report)
+        scheduler.on_trial_add(NoController(), past)
+        show(scheduler, past, made)
         if made:
-            scheduler.on_trial_complete(None, past, made[-1])
+            scheduler.on_trial_complete(NoController(), past, made[-1])
         else:
-            scheduler.on_trial_remove(None, past)
+            scheduler.on_trial_remove(NoController(), past)

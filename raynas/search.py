@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import shlex
+import socket
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -92,7 +93,9 @@ class Search:
         self.trainable = resolve(TRAINABLES, config.trainable, "trainable")
         self.trial_config = self._trial_config()
         plan = getattr(self.trainable, "plan", None)
-        self.plan: Plan = plan(self.trial_config) if plan else Plan(config.max_epochs)
+        if plan is not None:
+            self.trial_config |= check_options(plan, config.trainable_options, f"trainable {config.trainable!r}")
+        self.plan: Plan = plan(**self.trial_config) if plan else Plan(config.max_epochs)
         self.searcher = self._searcher()
         self.scheduler = make_scheduler(config.scheduler, METRIC, "max", self.plan.max_epochs, config.scheduler_options)
 
@@ -107,15 +110,21 @@ class Search:
     def _searcher(self) -> ArchSearcher:
         config = self.config
         factory = resolve(SEARCHERS, config.searcher, "searcher")
-        check_options(factory, config.searcher_options, f"searcher {config.searcher!r}")
+        checked = check_options(factory, config.searcher_options, f"searcher {config.searcher!r}")
         # Beside trials that answer at once a thread would always come too late.
         seed = config.seed if self.before is None else (config.seed, len(self.before.trials))  # not the same draws again
-        options = {"fitting": "inline" if self.plan.instant else "thread", "seed": seed} | config.searcher_options
+        options = {"fitting": "inline" if self.plan.instant else "thread", "seed": seed} | checked
         made: ArchSearcher = factory(self.space, metric=METRIC, mode="max", max_epochs=self.plan.max_epochs, **options)
         return made
 
     def run(self) -> int:
         """Runs to the end; returns the exit code."""
+        done = 0 if self.before is None else len(self.before.trials)
+        left = self.config.trials - done
+        slots = self._slots(connect(self.config.address)) if left > 0 else 0
+        if self.before is None:  # first of all: a folder with a configuration can be resumed, whatever happens next
+            started = datetime.now(UTC).isoformat(timespec="seconds")
+            results.write_json(self.uri, "config.json", {"config": self.config.model_dump()} | provenance() | {"started_at": started})
         recorder = Recorder(
             self.uri,
             self.searcher,
@@ -128,17 +137,14 @@ class Search:
         )
         if self.before is not None:
             self._recall(recorder)
-        else:
-            started = datetime.now(UTC).isoformat(timespec="seconds")
-            results.write_json(self.uri, "config.json", {"config": self.config.model_dump()} | provenance() | {"started_at": started})
-        left = self.config.trials - recorder.progress.ended
         try:
             if left > 0:
-                self._tune(recorder, left)
+                self._tune(recorder, left, slots)
         except KeyboardInterrupt:
             self.console.print("interrupted")
         finally:
             recorder.close()
+            ray.shutdown()
         return self._finish(recorder)
 
     def _recall(self, recorder: Recorder) -> None:
@@ -154,38 +160,37 @@ class Search:
         if remembers(self.scheduler):
             replay(self.scheduler, self.before)
 
-    def _tune(self, recorder: Recorder, left: int) -> None:
-        """Starts Ray and lets Tune run the trials that are left."""
-        local = connect(self.config.address)
-        try:
-            slots = self._slots(local)
-            filesystem, path = results.filesystem(results.join(self.uri, "tune"))
-            resources = {"cpu": self.config.cpus_per_trial, "gpu": self.config.gpus_per_trial}
-            tuner = tune.Tuner(
-                tune.with_resources(self.trainable, resources),
-                param_space=self.trial_config,
-                tune_config=tune.TuneConfig(
-                    search_alg=self.searcher,
-                    scheduler=self.scheduler,
-                    num_samples=left,
-                    max_concurrent_trials=slots,
-                    reuse_actors=True,
-                    trial_dirname_creator=lambda trial: trial.trial_id,
-                ),
-                run_config=tune.RunConfig(
-                    name=f"{datetime.now(UTC):%Y%m%dT%H%M%S}",
-                    storage_path=path,
-                    storage_filesystem=filesystem,
-                    callbacks=[recorder],
-                    failure_config=tune.FailureConfig(max_failures=self.config.max_failures),
-                    checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False if self.plan.instant else None),
-                    verbose=0,
-                ),
-            )
-            recorder.display = Display(self.console)  # not before: Tune pickles the recorder in the line above
-            tuner.fit()
-        finally:
-            ray.shutdown()
+    def _tune(self, recorder: Recorder, left: int, slots: int) -> None:
+        """Lets Tune run the trials that are left."""
+        config, (filesystem, path) = self.config, results.filesystem(results.join(self.uri, "tune"))
+        self.console.print(
+            f"{config.searcher} searches {config.space}: {left} trials, {slots} at once; results go to {self.uri}",
+            highlight=False,
+            soft_wrap=True,
+        )
+        tuner = tune.Tuner(
+            tune.with_resources(self.trainable, {"cpu": config.cpus_per_trial, "gpu": config.gpus_per_trial}),
+            param_space=self.trial_config,
+            tune_config=tune.TuneConfig(
+                search_alg=self.searcher,
+                scheduler=self.scheduler,
+                num_samples=left,
+                max_concurrent_trials=slots,
+                reuse_actors=True,
+                trial_dirname_creator=lambda trial: trial.trial_id,
+            ),
+            run_config=tune.RunConfig(
+                name=f"{datetime.now(UTC):%Y%m%dT%H%M%S}",
+                storage_path=path,
+                storage_filesystem=filesystem,
+                callbacks=[recorder],
+                failure_config=tune.FailureConfig(max_failures=config.max_failures),
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False if self.plan.instant else None),
+                verbose=0,
+            ),
+        )
+        recorder.display = Display(self.console)  # not before: Tune pickles the recorder in the line above
+        tuner.fit()
 
     def _slots(self, local: bool) -> int:
         """How many trials run at once; says so where the cluster cannot do what was asked.
@@ -259,14 +264,15 @@ def connect(address: str | None) -> bool:
         logging.getLogger(name).setLevel(logging.ERROR)
     options = {"log_to_driver": False, "logging_level": logging.WARNING}
     try:
+        host, colon, port = (address or "").rpartition(":")
+        if colon and "://" not in host:  # Ray itself would try for minutes
+            socket.create_connection((host, int(port)), timeout=10).close()
         ray.init(address=address or "auto", **options)
         return False
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         if address is not None:
             first = str(error).splitlines()[0]
-            raise ConfigError(
-                f"no Ray cluster answers at --address {address}: {first}; see `ray status`, or leave --address out"
-            ) from error
+            raise ConfigError(f"no Ray cluster answers at --address {address}: {first}; leave --address out to start one here") from error
     ray.init(address="local", include_dashboard=False, **options)
     return True
 

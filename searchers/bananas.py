@@ -7,7 +7,8 @@ import numpy as np
 from raynas.acquisition import ACQUISITIONS
 from raynas.arch import Arch
 from raynas.candidates import candidates
-from raynas.encodings import encode, parse_encoding
+from raynas.encodings import encode
+from raynas.errors import ConfigError
 from raynas.history import History
 from raynas.predictors import make_predictor
 from raynas.registry import resolve
@@ -50,7 +51,9 @@ class BananasSearch(ArchSearcher):
         **options: Any,
     ) -> None:
         super().__init__(*args, **options)
-        parse_encoding(encoding)
+        if min(pool, parents) < 1 or not 0 <= random_share <= 1 or not rates or min(rates) <= 0:
+            raise ConfigError("pool and parents must be at least 1, random_share between 0 and 1, and rates positive")
+        encode(encoding, self.space, [self.space.sample(np.random.default_rng(0))])  # what cannot be encoded fails here, not in the run
         self.encoding = encoding
         self.predictor = make_predictor(predictor, predictor_options)
         self.target = resolve(TARGETS, target, "target")

@@ -100,6 +100,8 @@ class ArchSearcher(Searcher):  # type: ignore[misc]  # ray has no types
         fitting: Literal["thread", "inline"] = "thread",
         points_to_evaluate: Iterable[Arch | Mapping[str, Any]] = (),
     ) -> None:
+        if mode not in (None, "min", "max"):
+            raise ConfigError(f"mode must be 'min' or 'max', not {mode!r}")
         super().__init__(metric=metric or "valid_accuracy", mode=mode or "max")
         if fitting not in ("thread", "inline"):
             raise ConfigError(f"fitting must be 'thread' or 'inline', not {fitting!r}")
@@ -117,6 +119,7 @@ class ArchSearcher(Searcher):  # type: ignore[misc]  # ray has no types
         self._live: dict[str, str] = {}  # trial id -> architecture id
         self._expected: dict[str, float] = {}  # architecture id -> what the model expects of it
         self._fresh: list[str] = []  # completed since the last fit
+        self._learning: list[str] = []  # what was fresh when the fit that is running began
         self._queue: deque[_Queued] = deque()
         self._first: deque[_Queued] = deque()  # to be evaluated before anything else
         self._broken: str | None = None
@@ -138,7 +141,7 @@ class ArchSearcher(Searcher):  # type: ignore[misc]  # ray has no types
 
     def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
         """Takes metric and mode from Tune where the constructor was given none."""
-        if self._explicit and (metric, mode) not in ((None, None), (self._metric, self._mode)):
+        if self._explicit and (metric not in (None, self._metric) or mode not in (None, self._mode)):
             return False
         self._metric, self._mode = metric or self._metric, mode or self._mode
         return True
@@ -208,9 +211,9 @@ class ArchSearcher(Searcher):  # type: ignore[misc]  # ray has no types
         self._completed(arch.id)
 
     def enqueue(self, archs: Iterable[Arch | Mapping[str, Any]]) -> None:
-        """Architectures to suggest before any other."""
+        """Architectures to suggest before any other; raises OutOfSpaceError for one that is not of the space."""
         for arch in archs:
-            self._first.append(_Queued(arch if isinstance(arch, Arch) else self.space.from_config(arch)))
+            self._first.append(_Queued(self.space.from_config(arch.to_config() if isinstance(arch, Arch) else arch)))
 
     # -- proposals -------------------------------------------------------------------------------------------------------
 
@@ -273,8 +276,8 @@ class ArchSearcher(Searcher):  # type: ignore[misc]  # ray has no types
     def _comparable(self) -> list[tuple[float, float]]:
         """(expected, observed) of the full evaluations since the last fit; what is fresh now is learned by the fit to come."""
         fresh, self._fresh = self._fresh, []
-        ended = [self.history.observed[arch_id] for arch_id in fresh if arch_id in self._expected]
-        return [(self._expected.pop(o.arch.id), o.value) for o in ended if o.status == "finished"]
+        pairs = [(self._expected.pop(arch_id), self.history.observed[arch_id]) for arch_id in fresh if arch_id in self._expected]
+        return [(expected, o.value) for expected, o in pairs if o.status == "finished"]
 
     def _refit(self, history: History, rng: np.random.Generator, pairs: list[tuple[float, float]]) -> tuple[Proposal, Refit]:
         """Fits and proposes; touches nothing but its arguments, so it may run in a thread."""
@@ -296,6 +299,7 @@ class ArchSearcher(Searcher):  # type: ignore[misc]  # ray has no types
         """Starts a fit beside the control loop if one is due and none is running."""
         if self._fit is not None or not self._fresh or (self._queue and len(self._fresh) < self.refit_every):
             return
+        self._learning = self._fresh
         self._executor = self._executor or ThreadPoolExecutor(1, thread_name_prefix="raynas-fit")
         self._fit = self._executor.submit(self._refit, self.history.copy(), self._child_rng(), self._comparable())
 
@@ -303,7 +307,7 @@ class ArchSearcher(Searcher):  # type: ignore[misc]  # ray has no types
         """Takes over what a fit beside the control loop has proposed, if it is ready."""
         if self._fit is not None and self._fit.done():
             self._refill(*self._fit.result())
-            self._fit = None
+            self._fit, self._learning = None, []
 
     def wait(self) -> None:
         """Waits for a fit that is running, if any, and takes over what it proposes."""
@@ -322,9 +326,9 @@ class ArchSearcher(Searcher):  # type: ignore[misc]  # ray has no types
             "metric": self._metric,
             "mode": self._mode,
             "history": self.history.to_json(),
-            "live": self._live,
-            "expected": self._expected,
-            "fresh": self._fresh,
+            "live": dict(self._live),
+            "expected": dict(self._expected),
+            "fresh": self._learning + self._fresh,
             "queue": [[q.arch.to_config(), q.expected] for q in self._queue],
             "first": [[q.arch.to_config(), q.expected] for q in self._first],
             "rng": self._rng.bit_generator.state,
@@ -345,7 +349,7 @@ class ArchSearcher(Searcher):  # type: ignore[misc]  # ray has no types
         self._queue = deque(_Queued(Arch.from_config(config), value) for config, value in state["queue"])
         self._first = deque(_Queued(Arch.from_config(config), value) for config, value in state["first"])
         self._rng.bit_generator.state = state["rng"]
-        self._fit = None
+        self._fit, self._learning = None, []
 
     def save(self, checkpoint_path: str) -> None:
         """Writes the state as JSON, atomically."""
@@ -369,10 +373,18 @@ class ArchSearcher(Searcher):  # type: ignore[misc]  # ray has no types
         except ResumeError as error:
             self._broken = str(error)
             raise
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except Exception as error:  # whatever the file holds
             self._broken = f"the searcher's state {checkpoint_path} cannot be restored: {type(error).__name__}: {error}"
+            raise ResumeError(self._broken) from error
+
+    def restore_from_dir(self, checkpoint_dir: str) -> None:
+        """Reads back the newest state in a folder of Tune's; as `restore`, also where the folder holds none."""
+        try:
+            super().restore_from_dir(checkpoint_dir)
+        except RuntimeError as error:
+            self._broken = f"the searcher's state cannot be restored: {checkpoint_dir} holds none"
             raise ResumeError(self._broken) from error
 
     def __getstate__(self) -> dict[str, Any]:
         """Tune pickles the searcher before the run; threads do not travel."""
-        return self.__dict__ | {"_executor": None, "_fit": None}
+        return self.__dict__ | {"_executor": None, "_fit": None, "_fresh": self._learning + self._fresh, "_learning": []}

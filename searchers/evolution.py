@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from raynas.arch import Arch
-from raynas.candidates import distinct, random_archs
+from raynas.candidates import distinct
 from raynas.errors import ConfigError
 from raynas.history import History
 from searchers.base import ArchSearcher, Proposal
@@ -30,13 +30,11 @@ class RegularizedEvolutionSearch(ArchSearcher):
         self.population, self.tournament, self.rate = population, tournament, rate
 
     def propose(self, history: History, rng: np.random.Generator, count: int) -> Proposal:
-        """`count` children of tournament winners; random architectures where mutation finds nothing new."""
-        archs, values = history.targets()
-        archs, values = archs[-self.population :], values[-self.population :]
-        children: list[Arch] = []
-        for _ in range(count if archs else 0):
+        """`count` children of tournament winners; none where mutation finds nothing new."""
+        archs, values = history.targets(last=self.population)
+
+        def child() -> Arch:
             drawn = rng.integers(len(archs), size=self.tournament)
-            parent = archs[drawn[np.argmax(values[drawn])]]
-            known = {*history.observed, *history.pending, *(child.id for child in children)}
-            children += distinct(lambda parent=parent: self.space.mutate(parent, rng, self.rate), 1, known)  # type: ignore[misc]
-        return Proposal(children or random_archs(self.space, history, rng, count))
+            return self.space.mutate(archs[drawn[np.argmax(values[drawn])]], rng, self.rate)
+
+        return Proposal(distinct(child, count, history) if archs else [])

@@ -204,6 +204,7 @@ def test_one_seed_one_sequence(space: NASBench101Space) -> None:
 # --- properties ---
 
 
+@settings(deadline=None)
 @given(archs())
 def test_config_round_trip(arch: Arch) -> None:
     again = SPACE.from_config(arch.to_config())
@@ -213,6 +214,7 @@ def test_config_round_trip(arch: Arch) -> None:
     assert not SPACE.contains(Arch(arch.space, "0" * 32, arch.spec))
 
 
+@settings(deadline=None)
 @given(archs(), st.integers(0, 2**32))
 def test_relabelling_keeps_the_cell(arch: Arch, seed: int) -> None:
     matrix, ops = relabelled(arch, np.random.default_rng(seed))
@@ -220,11 +222,13 @@ def test_relabelling_keeps_the_cell(arch: Arch, seed: int) -> None:
     assert SPACE.make(matrix, ops).spec == arch.spec  # so that cost and encodings are the same, too
 
 
+@settings(deadline=None)
 @given(archs(), st.integers(0, 2**32), st.sampled_from([0.5, 1.0, 2.0, 30.0]))
 def test_mutants_are_in_the_space(arch: Arch, seed: int, rate: float) -> None:
     assert SPACE.contains(SPACE.mutate(arch, np.random.default_rng(seed), rate))
 
 
+@settings(deadline=None)
 @given(archs(), st.integers(0, 2**32))
 def test_mutation_embeds_without_changing(arch: Arch, seed: int) -> None:
     assert SPACE.mutate(arch, np.random.default_rng(seed), rate=0.0) == arch
@@ -292,6 +296,7 @@ def test_neighbors_are_valid_and_unique_and_in_one_order(arch: Arch) -> None:
     assert all(arch in SPACE.neighbors(neighbor) for neighbor in found if len(neighbor["operations"]) == len(arch["operations"]))
 
 
+@settings(deadline=None)
 @given(archs())
 def test_paths_equal_brute_force(arch: Arch) -> None:
     matrix, ops, found = arch["adjacency"], arch["operations"], []
@@ -311,6 +316,7 @@ def test_path_lengths() -> None:
     assert np.count_nonzero(lengths <= 3) == SPACE.truncation
 
 
+@settings(deadline=None)
 @given(archs())
 def test_adjacency_describes_the_cell(arch: Arch) -> None:
     values = SPACE.adjacency(arch)
@@ -329,6 +335,7 @@ def test_scalars_of_a_cell() -> None:
     assert rest == pytest.approx([9 / 9, 7 / 7, 3 / 5, 1 / 5, 1 / 5, 5 / 5, 0, 3 / 5, 1, 2 / 5, 4 / 5])
 
 
+@settings(deadline=None)
 @given(archs())
 def test_scalars_are_of_order_one(arch: Arch) -> None:
     values = SPACE.scalars(arch)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 class Plan:
     """What is known of all trials of a run before any starts.
 
-    A trainable may have a class method `plan(config) -> Plan`, given the trials' common configuration. It raises a RaynasError
-    for what cannot work, so that a mistake ends the run before it begins.
+    A trainable may have a class method `plan(**config) -> Plan`, given the trials' common configuration; its keywords are the
+    options that the trainable takes. It raises a RaynasError for what cannot work, so that a mistake ends the run before it begins.
     """
 
     max_epochs: int | None = None  # budget of a full evaluation

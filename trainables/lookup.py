@@ -4,7 +4,7 @@ import json
 import time
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ray.tune import Trainable
 
@@ -46,12 +46,21 @@ class LookupTrial(Trainable):  # type: ignore[misc]  # ray has no types
     """
 
     @classmethod
-    def plan(cls, config: dict[str, Any]) -> Plan:
+    def plan(
+        cls,
+        *,
+        space: str,
+        table: str | None,
+        dataset: str,
+        max_epochs: int | None,
+        repeat: int | Literal["mean"] = "mean",
+        seconds_per_report: float = 0.0,
+        **others: Any,
+    ) -> Plan:
         """Opens the table, so that a missing or wrong one is found before the first trial."""
-        table = open_table(config.get("table"), config["space"], config["dataset"])
-        epochs = report_epochs(table, config.get("max_epochs"))
-        best = table.best("valid_accuracy", epochs[-1], config.get("repeat", "mean"))[1]
-        return Plan(epochs[-1], best, instant=not config.get("seconds_per_report"))
+        opened = open_table(table, space, dataset)
+        epochs = report_epochs(opened, max_epochs)
+        return Plan(epochs[-1], opened.best("valid_accuracy", epochs[-1], repeat)[1], instant=not seconds_per_report)
 
     def setup(self, config: dict[str, Any]) -> None:
         space = _space(config["space"], json.dumps(config.get("space_options") or {}, sort_keys=True))

@@ -15,8 +15,7 @@ def make_predictor(name: str, options: dict[str, Any] | None = None) -> Predicto
         UnknownNameError: no such predictor, or it does not take one of the options.
     """
     factory = resolve(PREDICTORS, name, "predictor")
-    check_options(factory, options or {}, f"predictor {name!r}")
-    predictor: Predictor = factory(**(options or {}))
+    predictor: Predictor = factory(**check_options(factory, options or {}, f"predictor {name!r}"))
     return predictor
 
 

@@ -38,7 +38,7 @@ class FittedPredictor(Protocol):
     """A predictor that has seen observations."""
 
     def predict(self, inputs: NDArray[np.float32]) -> Prediction:
-        """Predictions for inputs (m, d)."""
+        """Predictions for inputs (m, d); raises ShapeError for another d than was fitted."""
 
 
 class Predictor(Protocol):
@@ -54,3 +54,9 @@ def check_observations(inputs: NDArray[np.float32], targets: Floats) -> None:
         raise ShapeError(f"inputs must be (n, d) and targets (n,) with n > 0, not {inputs.shape} and {targets.shape}")
     if not (np.isfinite(inputs).all() and np.isfinite(targets).all()):
         raise ShapeError("inputs and targets must be finite numbers")
+
+
+def check_candidates(inputs: NDArray[np.float32], features: int) -> None:
+    """Raises ShapeError unless inputs are (m, features)."""
+    if inputs.ndim != 2 or inputs.shape[1] != features:
+        raise ShapeError(f"the predictor was fitted to {features} features, so inputs must be (m, {features}), not {inputs.shape}")

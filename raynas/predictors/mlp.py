@@ -10,14 +10,18 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from raynas.predictors.base import Floats, Prediction, check_observations
+from raynas.errors import ConfigError
+from raynas.predictors.base import Floats, Prediction, check_candidates, check_observations
+
+Loss = Literal["mae", "mse"]
+Schedule = Literal["cosine", "constant"]
 
 
 @dataclass(frozen=True)
@@ -36,11 +40,20 @@ class MLPEnsemble:
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.02  # decoupled, as in AdamW (arXiv 1711.05101)
     batch_size: int | None = None  # None: all observations at once
-    loss: Literal["mae", "mse"] = "mae"
-    schedule: Literal["cosine", "constant"] = "cosine"
+    loss: Loss = "mae"
+    schedule: Schedule = "cosine"
     glorot: bool = False  # Glorot-uniform initialisation as in the paper; else uniform in +-1/sqrt(fan-in), output layer x 0.1
     standardize: bool = True  # inputs and targets to mean 0 and deviation 1
     device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("loss", get_args(Loss)), ("schedule", get_args(Schedule))):
+            if getattr(self, name) not in allowed:
+                raise ConfigError(f"the predictor's {name} must be one of {', '.join(allowed)}, not {getattr(self, name)!r}")
+        for name in ("members", "layers", "width", "epochs", "batch_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"the predictor's {name} must be at least 1, not {value}")
 
     def fit(self, inputs: NDArray[np.float32], targets: Floats, seed: int) -> "FittedMLPEnsemble":
         """Trains the ensemble on inputs (n, d) and targets (n,)."""
@@ -149,6 +162,7 @@ class FittedMLPEnsemble:
 
     def predict(self, inputs: NDArray[np.float32]) -> Prediction:
         """Predictions of all members for inputs (m, d)."""
+        check_candidates(inputs, len(self.shift))
         x = torch.as_tensor((inputs - self.shift) / self.scale, dtype=torch.float32, device=self.weights[0].device)
         with torch.no_grad(), _one_thread():
             x = x.expand(len(self.weights[0]), *x.shape)

@@ -20,8 +20,7 @@ def make_space(name: str, options: Mapping[str, Any] | None = None) -> SearchSpa
         UnknownNameError: no such space, or it does not take one of the options.
     """
     factory = resolve(SPACES, name, "space")
-    check_options(factory, options or {}, f"space {name!r}")
-    space: SearchSpace = factory(**(options or {}))
+    space: SearchSpace = factory(**check_options(factory, options or {}, f"space {name!r}"))
     return space
 
 

@@ -5,7 +5,7 @@ V: vertices of a cell, the input first and the output last; `rows`: V bitmasks, 
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
-from itertools import combinations
+from itertools import combinations, permutations
 from math import log10
 from typing import Any
 
@@ -16,7 +16,7 @@ from raynas.arch import Arch
 from raynas.errors import OutOfSpaceError
 from raynas.registry import unknown
 from raynas.spaces.base import Cost, SearchSpace
-from raynas.spaces.nasbench101_cells import all_cells, canonical
+from raynas.spaces.nasbench101_cells import all_cells, canonical, moves
 from raynas.spaces.nasbench101_graph import (
     CODES,
     INPUT,
@@ -42,6 +42,7 @@ __all__ = ["OPS", "SAMPLERS", "Matrix", "NASBench101Space", "module_hash", "prun
 
 MAX_INTERIOR = MAX_VERTICES - 2
 EDGES = tuple(combinations(range(MAX_VERTICES), 2))  # the 21 possible edges, row-major
+_PLACES = list(permutations(range(1, MAX_VERTICES - 1)))  # of the interior vertices, in the order of `moves`
 PATH_LENGTHS = np.repeat(np.arange(MAX_INTERIOR + 1), NUM_OPS ** np.arange(MAX_INTERIOR + 1))  # (364,)
 
 STEM_CHANNELS, CLASSES, SIDE = 128, 10, 32
@@ -106,21 +107,38 @@ def _padded(arch: Arch) -> tuple[list[int], list[str]]:
     return rows + [0] * (unused + 1), [*ops[:-1], *[OPS[0]] * unused, OUTPUT]
 
 
-def _embedded(arch: Arch, rng: np.random.Generator) -> tuple[list[int], list[str]]:
-    """A random graph of 7 vertices that prunes to the cell.
+@lru_cache(maxsize=1 << 12)
+def _embeddings(adjacency: Matrix) -> tuple[list[int], list[tuple[int, ...]]]:
+    """All ways to put a cell among 7 vertices: edge codes, and for each the place of every interior vertex (1 to 5), unused ones last."""
+    last = len(adjacency) - 1
+    at = [*range(last), MAX_VERTICES - 1]
+    edges = [at[w] * (at[w] - 1) // 2 + at[v] for v, row in enumerate(adjacency) for w, edge in enumerate(row) if edge]
+    codes = moves(MAX_VERTICES).edges[edges].sum(axis=0)
+    upper = np.flatnonzero(codes < 1 << len(EDGES)).tolist()  # the other permutations turn an edge round
+    return codes[upper].tolist(), [_PLACES[p] for p in upper]
+
+
+def _embedded(arch: Arch, rng: np.random.Generator) -> tuple[int, list[int]]:
+    """A random graph of 7 vertices that prunes to the cell: its edge code, and the operation codes of its interior.
 
     The interior comes in a random topological order, unused vertices in between. Each unused vertex gets a random operation and
     one random edge, so that a single flip can connect it; until then it is on no path from input to output, as a path through n
     unused vertices takes n + 1 of their edges.
     """
-    rows, ops = sorted_graph(*_padded(arch), [0, *(rng.permutation(MAX_INTERIOR) + 1).tolist(), MAX_VERTICES - 1])
-    unused = [v for v in range(1, MAX_VERTICES - 1) if not rows[v]]
+    ops = arch["operations"]
+    codes, places = _embeddings(arch["adjacency"])
+    chosen = int(rng.integers(len(codes)))
+    code, place = codes[chosen], places[chosen]
+    labels = [0] * MAX_INTERIOR
+    for op, v in zip(ops[1:-1], place, strict=False):
+        labels[v - 1] = CODES[op]
+    unused = place[len(ops) - 2 :]
     for v, draw in zip(unused, rng.integers(NUM_OPS * (MAX_VERTICES - 1), size=len(unused)).tolist(), strict=True):
-        other, code = divmod(draw, NUM_OPS)
+        other, labels[v - 1] = divmod(draw, NUM_OPS)
         other += other >= v
-        rows[min(v, other)] |= 1 << max(v, other)
-        ops[v] = OPS[code]
-    return rows, ops
+        low, high = min(v, other), max(v, other)
+        code |= 1 << high * (high - 1) // 2 + low
+    return code, labels
 
 
 def _checked(matrix: Any, operations: Any) -> tuple[list[int], list[str]]:
@@ -216,15 +234,15 @@ class NASBench101Space(SearchSpace):
         """
         flip, change = min(rate / len(EDGES), 0.5), rate / MAX_INTERIOR
         while True:
-            rows, ops = _embedded(arch, rng)
+            code, labels = _embedded(arch, rng)
             draws = rng.random(len(EDGES) + MAX_INTERIOR).tolist()
-            for (v, w), draw in zip(EDGES, draws, strict=False):
+            for i, draw in enumerate(draws[: len(EDGES)]):
                 if draw < flip:
-                    rows[v] ^= 1 << w
-            for v, draw in enumerate(draws[len(EDGES) :], start=1):
+                    code ^= 1 << i
+            for v, draw in enumerate(draws[len(EDGES) :]):
                 if draw < change:
-                    ops[v] = OPS[(CODES[ops[v]] + (1 if draw < change / 2 else 2)) % NUM_OPS]
-            child = _cell(rows, ops)
+                    labels[v] = (labels[v] + (1 if draw < change / 2 else 2)) % NUM_OPS
+            child = _cell(unpack_rows(code, MAX_VERTICES), [INPUT, *[OPS[label] for label in labels], OUTPUT])
             if child is not None:
                 return child
 

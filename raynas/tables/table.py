@@ -26,9 +26,12 @@ from raynas.registry import unknown
 FORMAT = 1  # a reader refuses any other
 ACCURACIES = ("valid_accuracy", "test_accuracy")  # fractions in [0, 1]
 METRICS = (*ACCURACIES, "train_seconds")
+DETAILS = ("train_accuracy", "halfway_valid_accuracy", "halfway_test_accuracy", "halfway_train_accuracy", "halfway_train_seconds")
+ALL_METRICS = METRICS + DETAILS  # halfway: after half of the epochs of the budget
 _METADATA_KEY = b"raynas"
 
 Repeat = int | Literal["mean"]
+Key = tuple[str, int, int]  # metric, budget, repeat: what a column holds
 
 
 class Record(NamedTuple):
@@ -48,7 +51,7 @@ def _column(metric: str, budget: int, repeat: int) -> str:
     return f"{metric}_e{budget}_r{repeat}"
 
 
-def _filesystem(path: str) -> tuple[pafs.FileSystem, str]:
+def filesystem(path: str) -> tuple[pafs.FileSystem, str]:
     """The file system of a local path or URI, and the path in it."""
     if "://" not in path:
         return pafs.LocalFileSystem(), os.path.abspath(os.path.expanduser(path))
@@ -71,7 +74,7 @@ class Table:
         self._keys: NDArray[np.uint64] = self._array("key").to_numpy()  # (n,)
         if not (self._keys[:-1] < self._keys[1:]).all():
             raise TableError(f"{origin} is damaged: its rows do not ascend by key; make it anew with `python -m raynas.convert`")
-        self._lazy_ids: pa.Array | None = None  # (n,) strings
+        self._extras: dict[str, pa.Array] = {}  # name -> (n,), of columns that are no metrics
         self._values: dict[tuple[str, int, Repeat], NDArray[np.float64] | None] = {}
 
     @classmethod
@@ -83,7 +86,7 @@ class Table:
         """
         path = os.fspath(path)
         try:
-            filesystem, inner = _filesystem(path)
+            filesystem, inner = filesystem(path)
             local = isinstance(filesystem, pafs.LocalFileSystem)
             source = pa.memory_map(inner) if local else filesystem.open_input_file(inner)
             file = pq.ParquetFile(source, page_checksum_verification=True)
@@ -121,7 +124,7 @@ class Table:
 
         Args:
             ids: (n,) ids of the architectures, in any order.
-            metrics: name in METRICS -> (n, B, R) float32 or float64, NaN where unknown; accuracies are fractions.
+            metrics: name in ALL_METRICS -> (n, B, R) float32 or float64, NaN where unknown; accuracies are fractions.
             budgets: (B,) epochs, ascending.
             sha256: of the file that the values come from, None where unknown.
             extra: further columns, name -> n values, kept as they are.
@@ -129,26 +132,58 @@ class Table:
         Raises:
             UnknownNameError, ShapeError, TableError: a metric, a shape or a value is not allowed.
         """
-        extra = dict(extra or {})
-        _check(ids, metrics, budgets, extra)
-        repeats = next(iter(metrics.values())).shape[2]
-        keys = np.fromiter(map(_key, ids), dtype=np.uint64, count=len(ids))
-        if len(np.unique(keys)) < len(ids):
-            raise TableError(f"the ids of the architectures of {space} {dataset} are not distinct")
-        columns = {"arch_id": pa.array(ids, pa.string()), "key": pa.array(keys)}
-        for metric, (b, budget), r in itertools.product(METRICS, enumerate(budgets), range(repeats)):
-            if metric in metrics and not np.isnan(metrics[metric][:, b, r]).all():
-                columns[_column(metric, budget, r)] = pa.array(metrics[metric][:, b, r], from_pandas=True)  # NaN becomes null
-        metadata = {
-            "format": FORMAT,
-            "space": space,
-            "dataset": dataset,
-            "budgets": [int(budget) for budget in budgets],
-            "repeats": repeats,
+        shapes = {metric: values.shape for metric, values in metrics.items()}
+        repeats = next(iter(shapes.values()), (0,))[-1]
+        for metric, shape in shapes.items():
+            if shape != (len(ids), len(budgets), repeats):
+                expected = (len(ids), len(budgets), repeats)
+                raise ShapeError(f"{metric} has the shape {shape}, expected {expected}: architecture, budget, repeat")
+        columns = {
+            (metric, budget, r): values[:, b, r]
+            for metric, values in metrics.items()
+            for (b, budget), r in itertools.product(enumerate(budgets), range(repeats))
         }
-        metadata |= {"source": source, "licence": licence, "sha256": sha256, "description": description}
-        table = pa.table(columns | extra).take(pa.array(np.argsort(keys)))
-        table = table.replace_schema_metadata({_METADATA_KEY: json.dumps(metadata)})
+        about = {"source": source, "licence": licence, "sha256": sha256, "description": description}
+        return cls.from_columns(space, dataset, ids, columns, budgets, about, extra)
+
+    @classmethod
+    def from_columns(
+        cls,
+        space: str,
+        dataset: str,
+        ids: Sequence[str],
+        columns: dict[Key, NDArray[np.floating[Any]]],
+        budgets: Sequence[int],
+        about: Mapping[str, str | None],
+        extra: Mapping[str, Any] | None = None,
+    ) -> "Table":
+        """A table in memory from single columns. It empties `columns` on the way, so that a large table is in memory only once.
+
+        Args:
+            columns: (metric, budget, repeat) -> (n,), as in `build`; those that are not there are unknown.
+            about: further metadata, those of `build`: source, licence, sha256, description.
+
+        Raises:
+            UnknownNameError, ShapeError, TableError: a metric, a shape or a value is not allowed.
+        """
+        extra = dict(extra or {})
+        _check(ids, columns, budgets, extra)
+        repeats = 1 + max(repeat for _, _, repeat in columns)
+        keys = np.fromiter(map(_key, ids), dtype=np.uint64, count=len(ids))
+        order = np.argsort(keys)
+        keys = keys[order]
+        if (keys[1:] == keys[:-1]).any():
+            raise TableError(f"the ids of the architectures of {space} {dataset} are not distinct")
+        others = pa.table({"arch_id": pa.array(ids, pa.string())} | extra).take(pa.array(order))
+        arrays = {"arch_id": others["arch_id"], "key": pa.array(keys)}
+        for metric, budget, repeat in itertools.product(ALL_METRICS, budgets, range(repeats)):
+            values = columns.pop((metric, budget, repeat), None)
+            if values is not None and not np.isnan(values).all():
+                arrays[_column(metric, budget, repeat)] = pa.array(values[order], from_pandas=True)  # NaN becomes null
+        arrays |= {name: others[name] for name in extra}
+        metadata = {"format": FORMAT, "space": space, "dataset": dataset, "budgets": [int(b) for b in budgets], "repeats": repeats, **about}
+        schema_metadata = {_METADATA_KEY: json.dumps(metadata)}
+        table = pa.table(arrays).replace_schema_metadata(schema_metadata)
         return cls(table.schema, table.select, f"the table of {space} {dataset}")
 
     def write(self, path: str | os.PathLike[str]) -> None:
@@ -160,7 +195,7 @@ class Table:
         path = os.fspath(path)
         table = self._read(list(self._names)).replace_schema_metadata({_METADATA_KEY: json.dumps(self.metadata)})
         try:
-            filesystem, inner = _filesystem(path)
+            filesystem, inner = filesystem(path)
             filesystem.create_dir(posixpath.dirname(inner), recursive=True)
             unfinished = f"{inner}.{os.getpid()}.unfinished"
             try:
@@ -176,13 +211,12 @@ class Table:
         return len(self._keys)
 
     def __contains__(self, arch_id: object) -> bool:
-        return isinstance(arch_id, str) and self._row(arch_id) is not None
+        return isinstance(arch_id, str) and self.row(arch_id) is not None
 
     @property
     def ids(self) -> list[str]:
         """(n,) ids of all architectures, in the order of the rows."""
-        ids: list[str] = self._ids.to_pylist()
-        return ids
+        return self.extra("arch_id")
 
     def extra(self, name: str) -> list[Any]:
         """(n,) values of a further column such as `operations`.
@@ -190,10 +224,24 @@ class Table:
         Raises:
             UnknownNameError: the table has no such column.
         """
-        if name not in self._names:
-            raise unknown(f"column of {self._origin}", name, self._names)
-        values: list[Any] = self._array(name).to_pylist()
+        values: list[Any] = self._extra(name).to_pylist()
         return values
+
+    def row(self, arch_id: str) -> int | None:
+        """Position of an architecture in `ids`, `values` and `extra`, None where the table does not have it; takes microseconds."""
+        key = _key(arch_id)
+        row = int(self._keys.searchsorted(np.uint64(key)))  # a Python int would make numpy compare as float64
+        return row if row < len(self._keys) and self._extra("arch_id")[row].as_py() == arch_id else None
+
+    def at(self, row: int, metric: str, budget: int, repeat: Repeat = "mean") -> float | None:
+        """One value, None where it is unknown. `metric` may be any of ALL_METRICS; errors as `values`."""
+        if metric not in ALL_METRICS:
+            raise unknown("metric", metric, ALL_METRICS)
+        return _at(self._cached(metric, budget, repeat), row)
+
+    def extra_at(self, row: int, name: str) -> Any:
+        """One value of a further column; errors as `extra`."""
+        return self._extra(name)[row].as_py()
 
     def query(self, arch_id: str, budget: int | None = None, repeat: Repeat = "mean") -> Record:
         """What the table knows of one architecture; takes microseconds.
@@ -207,7 +255,7 @@ class Table:
         """
         budget = self.budgets[-1] if budget is None else budget
         valid, test, seconds = (self._cached(metric, budget, repeat) for metric in METRICS)
-        row = self._row(arch_id)
+        row = self.row(arch_id)
         if row is None:
             raise TableError(f"architecture {arch_id} is not among the {len(self):,} of {self._origin} ({self.space}, {self.dataset})")
         accuracy = _at(valid, row)
@@ -225,7 +273,7 @@ class Table:
             raise unknown("accuracy", metric, ACCURACIES)
         values = self.values(metric, budget, repeat)
         row = int(np.nanargmax(values))
-        return self._ids[row].as_py(), float(values[row])
+        return self.extra_at(row, "arch_id"), float(values[row])
 
     def values(self, metric: str, budget: int | None = None, repeat: Repeat = "mean") -> NDArray[np.float64]:
         """(n,) one metric of all architectures in the order of `ids`, NaN where unknown. A shared array: do not write to it.
@@ -233,8 +281,8 @@ class Table:
         Raises:
             UnknownNameError, TableError: no such metric, or the table does not have it at this budget and repeat.
         """
-        if metric not in METRICS:
-            raise unknown("metric", metric, METRICS)
+        if metric not in ALL_METRICS:
+            raise unknown("metric", metric, ALL_METRICS)
         budget = self.budgets[-1] if budget is None else budget
         values = self._cached(metric, budget, repeat)
         if values is None:
@@ -242,22 +290,18 @@ class Table:
         return values
 
     def _lacks(self, what: str, budget: int, repeat: Repeat) -> TableError:
-        present = ", ".join(name for name in self._names if name.startswith(METRICS))
+        present = ", ".join(name for name in self._names if name.startswith(ALL_METRICS))
         return TableError(f"{self._origin} has no {what} at {budget} epochs, repeat {repeat}; its columns are {present}")
 
-    @property
-    def _ids(self) -> pa.Array:
-        if self._lazy_ids is None:
-            self._lazy_ids = self._array("arch_id")
-        return self._lazy_ids
+    def _extra(self, name: str) -> pa.Array:
+        if name not in self._names:
+            raise unknown(f"column of {self._origin}", name, self._names)
+        if name not in self._extras:
+            self._extras[name] = self._array(name)
+        return self._extras[name]
 
     def _array(self, name: str) -> pa.Array:
         return self._read([name]).column(0).combine_chunks()
-
-    def _row(self, arch_id: str) -> int | None:
-        key = _key(arch_id)
-        row = int(self._keys.searchsorted(np.uint64(key)))  # a Python int would make numpy compare as float64
-        return row if row < len(self._keys) and self._ids[row].as_py() == arch_id else None
 
     def _cached(self, metric: str, budget: int, repeat: Repeat) -> NDArray[np.float64] | None:
         key = (metric, budget, repeat)
@@ -315,23 +359,22 @@ def _parse_metadata(schema: pa.Schema, origin: str) -> dict[str, Any]:
     return metadata
 
 
-def _check(ids: Sequence[str], metrics: Mapping[str, NDArray[np.floating[Any]]], budgets: Sequence[int], extra: Mapping[str, Any]) -> None:
+def _check(ids: Sequence[str], columns: Mapping[Key, NDArray[np.floating[Any]]], budgets: Sequence[int], extra: Mapping[str, Any]) -> None:
     """Raises where what a table is built from does not fit together."""
-    for metric, values in metrics.items():
-        if metric not in METRICS:
-            raise unknown("metric", metric, METRICS)
-        expected = (len(ids), len(budgets), next(iter(metrics.values())).shape[-1])
-        if values.shape != expected:
-            raise ShapeError(f"{metric} has the shape {values.shape}, expected {expected}: architecture, budget, repeat")
-        highest = 1.0 if metric in ACCURACIES else np.inf
+    for (metric, budget, repeat), values in columns.items():
+        if metric not in ALL_METRICS:
+            raise unknown("metric", metric, ALL_METRICS)
+        if len(values) != len(ids) or budget not in budgets or repeat < 0:
+            raise ShapeError(f"{_column(metric, budget, repeat)} has {len(values)} values; there are {len(ids)} ids, and budgets {budgets}")
+        highest = 1.0 if metric.endswith("accuracy") else np.inf
         if not (np.isnan(values) | ((values >= 0) & (values <= highest))).all():
             raise TableError(f"{metric} has values outside [0, {highest:g}]; accuracies are fractions, NaN is unknown")
-    if "valid_accuracy" not in metrics or len(ids) == 0:
+    if len(ids) == 0 or all(metric != "valid_accuracy" for metric, _, _ in columns):
         raise TableError("a table needs at least one architecture and valid_accuracy")
     if len(budgets) == 0 or any(budget <= last for last, budget in itertools.pairwise([0, *budgets])):
         raise TableError(f"budgets are positive epochs in ascending order, not {list(budgets)}")
     for name, column in extra.items():
         if len(column) != len(ids):
             raise ShapeError(f"the column {name} has {len(column)} values, expected one for each of {len(ids)} architectures")
-        if name in ("arch_id", "key") or name.startswith(METRICS):
+        if name in ("arch_id", "key") or name.startswith(ALL_METRICS):
             raise TableError(f"the name {name} of a further column is one of the table's own")

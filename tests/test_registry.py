@@ -1,0 +1,128 @@
+"""Names of spaces, searchers, encodings, ..., and the options that they take."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raynas.encodings import ENCODINGS
+from raynas.errors import ConfigError, RaynasError, UnknownNameError
+from raynas.predictors import PREDICTORS, make_predictor
+from raynas.registry import check_options, keywords, resolve, unknown
+from raynas.spaces import SPACES, make_space
+from searchers import SEARCHERS
+from trainables import TRAINABLES
+
+
+class Base:
+    def __init__(self, space: str, *, seed: int = 0, rates: tuple[float, ...] = (), mode: str | None = None) -> None:
+        self.options = (space, seed, rates, mode)
+
+
+class Passing(Base):
+    def __init__(self, *args: Any, pool: int = 10, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.pool = pool
+
+
+class Closed(Base):
+    def __init__(self, depth: int) -> None:
+        super().__init__("toy")
+        self.depth = depth
+
+
+class Plain:
+    """Takes nothing."""
+
+
+def function(space: str, depth: int = 3) -> None:
+    """Takes two."""
+
+
+def test_an_entry_may_be_an_object_or_a_place() -> None:
+    registry = {"here": Base, "there": "raynas.arch:Arch"}
+    assert resolve(registry, "here", "thing") is Base
+    assert resolve(registry, "there", "thing").__name__ == "Arch"
+    assert resolve(registry, "raynas.history:History", "thing").__name__ == "History"
+
+
+def test_a_class_of_the_users_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a_users_module.py").write_text("class Mine:\n    pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert resolve({}, "a_users_module:Mine", "thing") is sys.modules["a_users_module"].Mine
+
+
+def test_every_entry_resolves() -> None:
+    for kind, registry in {"space": SPACES, "searcher": SEARCHERS, "predictor": PREDICTORS, "trainable": TRAINABLES}.items():
+        for name in registry:
+            assert callable(resolve(registry, name, kind))
+    assert all(callable(encoder) for encoder in ENCODINGS.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("banana", "unknown thing 'banana'; did you mean 'bananas'? Known: bananas, random"),
+        ("xyz", "unknown thing 'xyz'. Known: bananas, random"),
+        ("no_such_module:X", "thing 'no_such_module:X' cannot be imported: No module named 'no_such_module'"),
+        ("raynas.arch:Nothing", "has no attribute 'Nothing'"),
+        ("raynas.arch:", "cannot be imported"),
+        (":X", "cannot be imported"),
+        (".arch:X", "cannot be imported"),
+    ],
+)
+def test_unknown_names_are_told_in_one_line(name: str, message: str) -> None:
+    with pytest.raises(UnknownNameError) as caught:
+        resolve({"bananas": Base, "random": Base}, name, "thing")
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_empty_registry() -> None:
+    assert str(unknown("thing", "x", [])) == "unknown thing 'x'. Known: none"
+
+
+@pytest.mark.parametrize(
+    ("target", "names"),
+    [
+        (Base, {"space", "seed", "rates", "mode"}),
+        (Passing, {"pool", "space", "seed", "rates", "mode"}),  # **options reaches the base
+        (Closed, {"depth"}),  # nothing reaches the base
+        (Plain, set()),
+        (function, {"space", "depth"}),
+    ],
+)
+def test_keywords(target: Any, names: set[str]) -> None:
+    assert set(keywords(target)) == names
+
+
+def test_options_that_are_not_taken_are_told() -> None:
+    with pytest.raises(UnknownNameError, match="unknown option of searcher 'x' 'pol'; did you mean 'pool'"):
+        check_options(Passing, {"seed": 1, "pol": 3}, "searcher 'x'")
+    with pytest.raises(UnknownNameError, match="Known: depth"):
+        check_options(Closed, {"seed": 1}, "thing")
+    check_options(Passing, {"seed": 1, "pool": 3}, "thing")
+
+
+@pytest.mark.parametrize(
+    ("make", "options"),
+    [
+        (lambda options: make_space("darts", options), {"chanels": 16}),
+        (lambda options: make_space("nasbench101", options), {"sampler": "unifrom"}),
+        (lambda options: make_predictor("mlp", options), {"layer": 3}),
+        (lambda options: make_predictor("mlp", options), {"loss": "mape"}),
+        (lambda options: make_predictor("mlp", options), {"width": 0}),
+        (lambda options: make_predictor("mlp", options), {"epochs": "many"}),
+    ],
+)
+def test_wrong_options_of_what_is_registered(make: Any, options: dict[str, Any]) -> None:
+    with pytest.raises(RaynasError, match=next(iter(options))) as caught:
+        make(options)
+    assert isinstance(caught.value, (UnknownNameError, ConfigError))
+    assert "\n" not in str(caught.value)
+
+
+def test_right_options_of_what_is_registered() -> None:
+    assert make_space("darts", {"channels": 16}).__dict__["channels"] == 16
+    assert make_predictor("mlp", {"width": 8, "betas": [0.9, 0.99]}).__dict__["betas"] == (0.9, 0.99)  # as YAML has it

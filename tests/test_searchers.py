@@ -1,0 +1,324 @@
+"""Every searcher keeps the contract; what is particular to each; and real runs of Tune."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import ray
+from ray import tune
+from ray.tune.schedulers import ASHAScheduler
+from ray.tune.search import ConcurrencyLimiter
+
+from raynas.arch import Arch
+from raynas.errors import ConfigError, OutOfSpaceError, UnknownNameError
+from raynas.history import History
+from searcher_contract import OPTIONS, Make, SearcherContract, ToySpace, accuracy, complete, drive, ids, make_searcher, sequences, suggest
+from searchers import SEARCHERS, ArchSearcher, BananasSearch, Proposal, RegularizedEvolutionSearch
+
+ADMITTED = [(name, fitting) for name in SEARCHERS for fitting in ("inline", "thread")]
+
+
+class TestContract(SearcherContract):
+    """Every entry of SEARCHERS, with a model that is fitted within `suggest` and beside it."""
+
+    @pytest.fixture(params=ADMITTED, ids="-".join)
+    def make(self, request: pytest.FixtureRequest) -> Make:
+        name, fitting = request.param
+        return lambda space="nasbench201", **options: make_searcher(name, space, **{"fitting": fitting} | options)
+
+
+def test_the_same_suggestions_in_another_process() -> None:
+    command = [sys.executable, "-c", "import json, searcher_contract as c; print(json.dumps(c.sequences('inline')))"]
+    environment = os.environ | {"PYTHONHASHSEED": "12345", "RAY_USAGE_STATS_ENABLED": "0"}
+    done = subprocess.run(command, cwd=Path(__file__).parent, env=environment, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout.splitlines()[-1]) == sequences("inline")
+
+
+# -- fitting beside the control loop ---------------------------------------------------------------------------------------
+
+
+class Gated(ArchSearcher):
+    """Its fit waits for a gate to open, then proposes the words that begin with `c`."""
+
+    learns = True
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.began, self.gate, self.fits = threading.Event(), threading.Event(), list[tuple[int, str]]()
+
+    def propose(self, history: History, rng: np.random.Generator, count: int) -> Proposal:
+        self.fits.append((len(history.observed), threading.current_thread().name))
+        self.began.set()
+        assert self.gate.wait(timeout=60)
+        words = [f"c{rest}" for rest in ("aaa", "aab", "aac", "aba")]
+        return Proposal([ToySpace(4).make(word) for word in words], [0.5, 0.5, 0.25, 0.25])
+
+    def stopgap(self, history: History, rng: np.random.Generator) -> Arch | None:
+        words = (f"b{rest}" for rest in ("aaa", "aab", "aac", "aba", "abb", "abc"))
+        return next(ToySpace(4).make(word) for word in words if word not in history)
+
+
+@pytest.fixture
+def gated() -> Iterator[Gated]:
+    searcher = Gated(ToySpace(4), num_initial=2, refit_every=2, points_to_evaluate=[{"word": word} for word in ("aaaa", "aaab", "aaac")])
+    yield searcher
+    searcher.gate.set()  # lets the thread end
+    searcher.wait()
+
+
+def begin(searcher: Gated) -> None:
+    """Ends the initial design; a fit is running afterwards, and one trial is live."""
+    for i in range(3):
+        suggest(searcher, f"t{i}")
+    for i in range(2):
+        searcher.on_trial_complete(trial_id=f"t{i}", result={"valid_accuracy": 0.5, "epoch": 1})
+    assert searcher.began.wait(timeout=60)
+
+
+def test_suggestions_do_not_wait_for_a_fit(gated: Gated) -> None:
+    begin(gated)
+    served = [suggest(gated, f"u{i}")["arch"]["id"] for i in range(3)]  # the gate is closed: waiting would never end
+    assert served == ["baaa", "baab", "baac"]
+    gated.on_trial_complete(trial_id="u0", result={"valid_accuracy": 0.1, "epoch": 1})
+    assert gated.refits == []
+    assert len(gated.fits) == 1  # one fit at a time
+    assert gated.fits[0][1] != threading.current_thread().name
+    gated.gate.set()
+    gated.wait()
+    assert [suggest(gated, f"v{i}")["arch"]["id"] for i in range(2)] == ["caaa", "caab"]  # what the fit proposed
+    assert [refit.observations for refit in gated.refits] == [1]
+
+
+def test_what_came_meanwhile_is_learned_by_the_next_fit(gated: Gated) -> None:
+    begin(gated)
+    gated.on_trial_complete(trial_id="t2", result={"valid_accuracy": 0.5, "epoch": 1})
+    gated.gate.set()
+    gated.wait()
+    for i, (word, value) in enumerate([("caaa", 0.9), ("caab", 0.4)]):
+        assert suggest(gated, f"v{i}")["arch"]["id"] == word
+        complete(gated, f"v{i}", value)
+        complete(gated, f"v{i}", 0.1)  # a second end changes nothing
+    assert [observed for observed, _ in gated.fits] == [1, 3, 5]  # two or more new results each
+    assert [refit.compared for refit in gated.refits] == [0, 0, 2]
+    assert gated.refits[-1].mae == pytest.approx((0.4 + 0.1) / 2)  # both were expected to reach 0.5
+
+
+def test_a_fit_that_runs_when_the_state_is_saved_is_made_up_for(gated: Gated, tmp_path: Path) -> None:
+    begin(gated)
+    gated.save(checkpoint_path=str(tmp_path / "state"))
+    restored = Gated(ToySpace(4), num_initial=2, refit_every=2)
+    restored.gate.set()
+    restored.restore(checkpoint_path=str(tmp_path / "state"))
+    suggest(restored, "u0")
+    restored.wait()
+    assert [observed for observed, _ in restored.fits] == [2]
+    assert suggest(restored, "u1")["arch"]["id"] == "caaa"
+    assert set(restored.history.pending) == {"aaac", "baaa", "caaa"}
+
+
+def test_a_searcher_without_a_model_has_no_thread() -> None:
+    searcher = make_searcher("random", fitting="thread")
+    drive(searcher, 14)
+    assert not searcher.threaded
+    assert searcher.refits == []
+    assert searcher._executor is None
+
+
+# -- BANANAS ---------------------------------------------------------------------------------------------------------------
+
+
+def letters(searcher: ArchSearcher, trials: int) -> list[float]:
+    """The values of the words that are tried one after the other."""
+    values = []
+    for i in range(trials):
+        word = suggest(searcher, f"t{i}")["arch"]["id"]
+        values.append(word.count("a") / len(word))
+        complete(searcher, f"t{i}", values[-1])
+    return values
+
+
+@pytest.mark.parametrize("acquisition", ["its", "ts", "ucb", "ei", "pi", "mean"])
+def test_bananas_learns_and_random_search_does_not(acquisition: str) -> None:
+    options: dict[str, Any] = {"encoding": "path", "acquisition": acquisition, "num_initial": 10, "refit_every": 5, "fitting": "inline"}
+    searcher = BananasSearch(ToySpace(6), pool=100, predictor_options={"epochs": 40, "width": 16}, **options)
+    found = letters(searcher, 40)
+    assert max(found) >= 5 / 6  # 13 of 729
+    assert np.mean(found[20:]) > np.mean(letters(make_searcher("random", ToySpace(6)), 40)) + 0.15
+    assert [refit.observations for refit in searcher.refits] == list(range(10, 40, 5))
+    assert [refit.compared for refit in searcher.refits] == [0, 5, 5, 5, 5, 5]
+    assert all(refit.mae is not None and refit.mae < 0.5 for refit in searcher.refits[1:])
+
+
+def test_bananas_proposes_the_best_of_the_pool() -> None:
+    searcher = BananasSearch(ToySpace(4), encoding="path", acquisition="mean", pool=81, random_share=0.5, fitting="inline")
+    history = History()
+    for arch in list(ToySpace(4).enumerate() or ())[::2]:
+        searcher.observe(arch, "finished", [(1, arch.id.count("a") / 4)])
+    history = searcher.history.copy()
+    proposal = searcher.propose(history, np.random.default_rng(0), 5)
+    assert len(proposal.archs) == len(proposal.expected) == 5
+    assert not {arch.id for arch in proposal.archs} & set(history.observed)
+    expected = [value for value in proposal.expected if value is not None]
+    assert expected == sorted(expected, reverse=True)
+    for arch, value in zip(proposal.archs, expected, strict=True):
+        assert value == pytest.approx(arch.id.count("a") / 4, abs=0.15)  # in the units of the metric
+        assert arch.id.count("a") >= 2
+    assert history.to_json() == searcher.history.to_json()  # a proposal changes nothing
+    again = searcher.propose(history, np.random.default_rng(0), 5)
+    assert again == proposal
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"encoding": "pth"}, UnknownNameError, "did you mean 'path'"),
+        ({"encoding": "path+adjacency"}, OutOfSpaceError, "defines no adjacency encoding"),
+        ({"predictor": "forest"}, UnknownNameError, "unknown predictor 'forest'"),
+        ({"predictor_options": {"layer": 2}}, UnknownNameError, "did you mean 'layers'"),
+        ({"target": "ranks"}, UnknownNameError, "unknown target 'ranks'"),
+        ({"acquisition": "lcb"}, UnknownNameError, "unknown acquisition function 'lcb'"),
+        ({"pool": 0}, ConfigError, "pool and parents"),
+        ({"parents": 0}, ConfigError, "pool and parents"),
+        ({"rates": ()}, ConfigError, "rates"),
+        ({"rates": (1.0, 0.0)}, ConfigError, "rates"),
+        ({"random_share": 1.5}, ConfigError, "random_share"),
+    ],
+)
+def test_wrong_options_of_bananas(options: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        BananasSearch(ToySpace(2), **options)
+
+
+# -- regularized evolution -------------------------------------------------------------------------------------------------
+
+
+def distance(first: str, second: str) -> int:
+    return sum(a != b for a, b in zip(first, second, strict=True))
+
+
+def test_the_parent_is_the_best_of_a_tournament() -> None:
+    searcher = RegularizedEvolutionSearch(ToySpace(6), population=5, tournament=100)
+    for i, word in enumerate(["aaaaab", "bcbcbc", "cccccc", "bbbbbb", "ccbbcc", "cbcbcb"]):
+        searcher.observe(ToySpace(6).make(word), "finished", [(1, 1.0 if i == 0 else 0.9 if word == "bbbbbb" else 0.1 * i)])
+    children = searcher.propose(searcher.history, np.random.default_rng(0), 8).archs
+    # The best of all, "aaaaab", is the sixth-last and so too old; of the youngest five "bbbbbb" wins whenever it is drawn.
+    assert [distance(child.id, "bbbbbb") for child in children] == [1] * 8
+    assert len({child.id for child in children}) == 8
+
+
+def test_a_tournament_of_one_selects_nothing() -> None:
+    searcher = RegularizedEvolutionSearch(ToySpace(6), population=2, tournament=1)
+    for word, value in (("aaaaaa", 0.9), ("bbbbbb", 0.1), ("cccccc", 0.5)):
+        searcher.observe(ToySpace(6).make(word), "finished", [(1, value)])
+    rng = np.random.default_rng(0)
+    children = [searcher.propose(searcher.history, rng, 1).archs[0].id for _ in range(40)]
+    parents = {parent for child in children for parent in ("aaaaaa", "bbbbbb", "cccccc") if distance(child, parent) == 1}
+    assert parents == {"bbbbbb", "cccccc"}  # each of the population, whatever its value
+
+
+def test_evolution_climbs() -> None:
+    values = letters(RegularizedEvolutionSearch(ToySpace(6), population=10, tournament=5), 80)
+    assert np.mean(values[40:]) > np.mean(values[:10]) + 0.2
+
+
+@pytest.mark.parametrize("options", [{"population": 0}, {"tournament": 0}])
+def test_wrong_options_of_evolution(options: dict[str, int]) -> None:
+    with pytest.raises(ConfigError, match="at least 1"):
+        RegularizedEvolutionSearch(ToySpace(2), **options)
+
+
+# -- with Tune -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def local_ray() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("RAY_AUTH_MODE", "disabled")  # no token file in the home folder
+        environment.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+        yield
+        ray.shutdown()
+
+
+def training() -> Callable[[dict[str, Any]], None]:
+    """A function trainable; a closure, so that it travels to the workers by value."""
+
+    def train(config: dict[str, Any]) -> None:
+        import zlib
+
+        final = zlib.crc32(config["arch"]["id"].encode()) / 2**32
+        for epoch in (1, 2, 4):
+            tune.report({"valid_accuracy": final * epoch / 4, "epoch": epoch})
+
+    return train
+
+
+class InterruptOnce(tune.Callback):  # type: ignore[misc]  # ray has no types
+    """Ends the run after four trials, as Ctrl-C does, with others still running."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker, self.ended = marker, 0
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self.ended += 1
+        if self.ended == 4 and not self.marker.exists():
+            self.marker.touch()
+            signal.raise_signal(signal.SIGUSR1)  # Tune treats it as SIGINT
+
+
+@pytest.mark.slow
+def test_tune_with_asha_and_a_concurrency_limit(local_ray: None, tmp_path: Path) -> None:
+    searcher = BananasSearch("nasbench201", max_epochs=4, num_initial=4, refit_every=4, **OPTIONS["bananas"])
+    config = tune.TuneConfig(
+        metric="valid_accuracy",
+        mode="max",
+        search_alg=ConcurrencyLimiter(searcher, max_concurrent=2),
+        scheduler=ASHAScheduler(time_attr="epoch", max_t=4, grace_period=1, reduction_factor=2),
+        num_samples=16,
+        reuse_actors=True,
+    )
+    results = tune.Tuner(training(), tune_config=config, run_config=tune.RunConfig(storage_path=str(tmp_path), verbose=0)).fit()
+    assert results.num_errors == 0
+    epochs = {result.config["arch"]["id"]: result.metrics["epoch"] for result in results}
+    assert len(epochs) == len(results) == 16
+    assert {id: o.status for id, o in searcher.history.observed.items()} == {
+        id: "finished" if epoch == 4 else "stopped" for id, epoch in epochs.items()
+    }
+    assert set(epochs.values()) >= {1, 4}  # some were stopped, some were not
+    for id, observation in searcher.history.observed.items():
+        final = accuracy({"arch": {"id": id}})
+        assert observation.curve == tuple((float(epoch), final * epoch / 4) for epoch in (1, 2, 4) if epoch <= epochs[id])
+    assert not searcher.history.pending
+    assert searcher.refits
+    assert results.get_best_result().metrics["valid_accuracy"] == max(o.value for o in searcher.history.observed.values())
+
+
+@pytest.mark.slow
+def test_tune_goes_on_after_an_interruption(local_ray: None, tmp_path: Path) -> None:
+    searcher = BananasSearch(ToySpace(2), encoding="path", num_initial=2, refit_every=2, **OPTIONS["bananas"])
+    config = tune.TuneConfig(
+        metric="valid_accuracy", mode="max", search_alg=searcher, num_samples=20, max_concurrent_trials=2, reuse_actors=True
+    )
+    run = tune.RunConfig(name="run", storage_path=str(tmp_path), verbose=0, callbacks=[InterruptOnce(tmp_path / "interrupted")])
+    handler = signal.getsignal(signal.SIGUSR1)
+    try:
+        first = tune.Tuner(training(), tune_config=config, run_config=run).fit()
+        ended = {result.config["arch"]["id"]: result.metrics["valid_accuracy"] for result in first if (result.metrics or {}).get("done")}
+        assert 4 <= len(ended) < 9
+        assert len(searcher.history.pending) > 0
+        second = tune.Tuner.restore(str(tmp_path / "run"), trainable=training()).fit()
+    finally:
+        signal.signal(signal.SIGUSR1, handler)
+    assert second.num_errors == 0
+    words = [result.config["arch"]["id"] for result in second]
+    assert sorted(words) == sorted(arch.id for arch in ToySpace(2).enumerate() or ())  # all nine, none of them twice; then it ended
+    assert all(result.metrics["epoch"] == 4 for result in second)
+    assert ended.items() <= {result.config["arch"]["id"]: result.metrics["valid_accuracy"] for result in second}.items()
