@@ -7,6 +7,7 @@ here in plain PyTorch. Run: python benchmarks/predictor.py
 import statistics
 import time
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ def one_by_one(inputs: NDArray[np.float32], targets: NDArray[np.float64]) -> Non
     x, y = torch.as_tensor(inputs), torch.as_tensor(targets, dtype=torch.float32)
     for _ in range(5):
         widths = [inputs.shape[1], *[20] * 10]
-        layers = [layer for a, b in zip(widths, widths[1:], strict=False) for layer in (torch.nn.Linear(a, b), torch.nn.ReLU())]
+        layers = [layer for a, b in pairwise(widths) for layer in (torch.nn.Linear(a, b), torch.nn.ReLU())]
         network = torch.nn.Sequential(*layers, torch.nn.Linear(20, 1))
         optimizer = torch.optim.Adam(network.parameters(), lr=0.01, betas=(0.9, 0.99))
         for _ in range(150):

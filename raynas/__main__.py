@@ -9,6 +9,8 @@ from raynas.registry import resolve
 
 COMMANDS = {
     "search": "raynas.search:main",
+    "compare": "raynas.compare:main",
+    "convert": "raynas.convert:main",
 }
 
 

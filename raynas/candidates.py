@@ -1,6 +1,6 @@
 """Architectures that were not tried yet: the pool over which an acquisition function is maximised."""
 
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Sequence
 
 import numpy as np
 
@@ -38,27 +38,41 @@ def random_archs(space: SearchSpace, known: Container[str], rng: np.random.Gener
     return found
 
 
+def mutations(
+    space: SearchSpace,
+    parents: Sequence[Arch],
+    known: Container[str],
+    rng: np.random.Generator,
+    count: int,
+    rates: Sequence[float] = (1.0, 2.0),
+) -> list[Arch]:
+    """Up to `count` distinct mutations of `parents`, best first, with ids not in `known`.
+
+    Parents are drawn with weights that fall linearly from 1.6 for the first to 0.4 for the last, and mutated at a rate from `rates`.
+    """
+    weights = np.linspace(1.6, 0.4, len(parents)) if len(parents) > 1 else np.ones(1)
+    tries = max(_PATIENCE * count, _LEAST_DRAWS)
+    chosen = iter(rng.choice(len(parents), size=tries, p=weights / weights.sum()).tolist())
+    at = iter(rng.integers(len(rates), size=tries).tolist())
+    return distinct(lambda: space.mutate(parents[next(chosen)], rng, rates[next(at)]), count, known)
+
+
 def candidates(
     space: SearchSpace,
     history: History,
     rng: np.random.Generator,
     size: int = 1000,
     parents: int = 10,
-    rates: tuple[float, ...] = (1.0, 2.0),
+    rates: Sequence[float] = (1.0, 2.0),
     random_share: float = 0.0,
 ) -> list[Arch]:
-    """At most `size` distinct new architectures: mutations of the best observed ones, and a random share.
+    """At most `size` distinct new architectures: mutations of the `parents` best observed ones, and a random share.
 
-    The `parents` best observed architectures are mutated with weights that fall linearly from 1.6 for the best to 0.4 for the
-    last, at mutation rates drawn from `rates`. The random share also fills up what mutation cannot reach.
+    The random share also fills up what mutation cannot reach.
     """
     archs, values = history.targets()
     wanted = size - round(size * random_share)
-    pool: list[Arch] = []
-    if archs:
-        best = [archs[i] for i in np.argsort(-values, kind="stable")[:parents]]
-        weights = np.linspace(1.6, 0.4, len(best)) if len(best) > 1 else np.ones(1)
-        draws = iter(rng.choice(len(best), size=max(_PATIENCE * wanted, _LEAST_DRAWS), p=weights / weights.sum()).tolist())
-        pool = distinct(lambda: space.mutate(best[next(draws)], rng, float(rng.choice(rates))), wanted, history)
+    best = [archs[i] for i in np.argsort(-values, kind="stable")[:parents]]
+    pool = mutations(space, best, history, rng, wanted, rates) if best else []
     known = {*history.observed, *history.pending, *(arch.id for arch in pool)}
     return pool + distinct(lambda: space.sample(rng), size - len(pool), known)

@@ -8,7 +8,8 @@ import difflib
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn, get_args
+from types import UnionType
+from typing import Any, Literal, NoReturn, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
@@ -38,27 +39,31 @@ def add_flags(parser: argparse.ArgumentParser, model: type[BaseModel]) -> None:
     Fields that hold a mapping are left to `--set field.key=value`. A flag that is not given is absent from the namespace.
     """
     for name, info in model.model_fields.items():
-        kinds = [kind for kind in get_args(info.annotation) or (info.annotation,) if kind is not type(None)]
+        kinds = _plain_kinds(info.annotation)
         flag, text = "--" + name.replace("_", "-"), (info.description or "").replace("%", "%%")
         shown = f"{text} (default: {info.default})" if info.default not in (None, False, "") else text
         if kinds == [bool]:
             parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=text)
-        elif kinds[0] in (int, float, str):
-            parser.add_argument(flag, type=_number_or_text(kinds), default=argparse.SUPPRESS, help=shown, metavar=kinds[0].__name__.upper())
-        elif all(isinstance(kind, str) for kind in kinds):
-            parser.add_argument(flag, default=argparse.SUPPRESS, help=f"one of {', '.join(kinds)}; {shown}", metavar="NAME")
+        elif kinds:
+            parser.add_argument(flag, type=_converter(kinds), default=argparse.SUPPRESS, help=shown, metavar=kinds[0].__name__.upper())
 
 
-def _number_or_text(kinds: Sequence[Any]) -> Callable[[str], Any]:
+def _plain_kinds(annotation: Any) -> list[type]:
+    """bool, int, float and str among the alternatives of a type, a literal text counting as str; empty for a mapping."""
+    alternatives = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+    kinds = [str if get_origin(kind) is Literal else kind for kind in alternatives]
+    return [kind for kind in kinds if kind in (bool, int, float, str)]
+
+
+def _converter(kinds: Sequence[type]) -> Callable[[str], Any]:
     def convert(text: str) -> Any:
         for kind in kinds:
             try:
                 return kind(text)
-            except (TypeError, ValueError):
+            except ValueError:
                 continue
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not {' or '.join({'int': 'a whole number', 'float': 'a number'}[k.__name__] for k in kinds)}"
-        )
+        allowed = " or ".join("a whole number" if kind is int else "a number" for kind in kinds)
+        raise argparse.ArgumentTypeError(f"{text!r} is not {allowed}")
 
     return convert
 

@@ -4,7 +4,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -46,7 +46,10 @@ RESUMABLE = frozenset({"trials", "concurrency", "cpus_per_trial", "gpus_per_tria
 """What may differ when a run is resumed; everything else would make it another search."""
 
 
-def make_config(values: Mapping[str, Any]) -> RunConfig:
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def make_config(values: Mapping[str, Any], model: type[Model]) -> Model:
     """The configuration with these values and the defaults for the rest.
 
     Raises:
@@ -54,12 +57,12 @@ def make_config(values: Mapping[str, Any]) -> RunConfig:
         UnknownNameError: a key does not exist.
     """
     try:
-        return RunConfig(**values)
+        return model(**values)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
-            raise unknown("configuration key", key, RunConfig.model_fields) from error
+            raise unknown("configuration key", key, model.model_fields) from error
         raise ConfigError(f"{key} = {first['input']!r} is not allowed: {first['msg'][0].lower()}{first['msg'][1:]}") from error
 
 

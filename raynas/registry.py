@@ -69,7 +69,10 @@ def keywords(function: Callable[..., Any]) -> dict[str, Any]:
         if owner is object or (owner is not function and "__init__" not in vars(owner)):
             continue
         call = owner.__init__ if inspect.isclass(owner) else owner
-        types = get_type_hints(call)
+        try:
+            types = get_type_hints(call)
+        except NameError:  # a type that is imported for type checkers only
+            types = {}
         parameters = inspect.signature(call).parameters.values()
         for p in parameters:
             if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD) and p.name != "self":

@@ -60,13 +60,13 @@ def _main(argv: Sequence[str] | None) -> int:
     given |= flags
     console = Console()
     if folder is None:
-        config, uri = make_config(given), given.get("out") or _new_folder(given)
+        config, uri = make_config(given, RunConfig), given.get("out") or _new_folder(given)
         if results.exists(uri, "config.json") or results.exists(uri, "parts"):
             raise ResultsError(f"{uri} already holds a run; go on with it by --resume {uri}, or choose another --out")
         return Search(config, uri, console).run()
     stored = results.read_json(folder, "config.json").get("config", {})
     _check_resume(stored, given, folder)
-    return Search(make_config(stored | given), folder, console, results.read(folder)).run()
+    return Search(make_config(stored | given, RunConfig), folder, console, results.read(folder)).run()
 
 
 def _new_folder(given: dict[str, Any]) -> str:

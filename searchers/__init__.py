@@ -2,15 +2,16 @@
 
 from typing import Any
 
-from searchers.bananas import BananasSearch
+from searchers.bananas import BananasPaperSearch, BananasSearch
 from searchers.base import ArchSearcher, Proposal
 from searchers.evolution import RegularizedEvolutionSearch
 from searchers.random import RandomSearch
 
 SEARCHERS: dict[str, Any] = {
     "bananas": BananasSearch,
+    "bananas-paper": BananasPaperSearch,
     "random": RandomSearch,
     "evolution": RegularizedEvolutionSearch,
 }
 
-__all__ = ["SEARCHERS", "ArchSearcher", "BananasSearch", "Proposal", "RandomSearch", "RegularizedEvolutionSearch"]
+__all__ = ["SEARCHERS", "ArchSearcher", "BananasPaperSearch", "BananasSearch", "Proposal", "RandomSearch", "RegularizedEvolutionSearch"]

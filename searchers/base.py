@@ -77,7 +77,8 @@ class ArchSearcher(Searcher):  # type: ignore[misc]  # ray has no types
         max_epochs: the budget of a full evaluation; a trial whose `time_attr` ends below it counts as stopped.
         time_attr: the key of a result that holds the budget spent.
         num_initial: random architectures before any method takes over.
-        refit_every: completed trials after which a model is fitted again.
+        refit_every: completed trials after which a model is fitted again, at most.
+        refit_share: the same as a share of all completed trials, so that a young search, where each result says much, refits often.
         fitting: `thread`: beside the control loop, `suggest` never waits; `inline`: within `suggest`, reproducible.
         points_to_evaluate: architectures to begin with, as `Arch` or as the plain JSON of one.
     """
@@ -97,6 +98,7 @@ class ArchSearcher(Searcher):  # type: ignore[misc]  # ray has no types
         time_attr: str = "epoch",
         num_initial: int = 10,
         refit_every: int = 10,
+        refit_share: float = 0.15,
         fitting: Literal["thread", "inline"] = "thread",
         points_to_evaluate: Iterable[Arch | Mapping[str, Any]] = (),
     ) -> None:
@@ -109,7 +111,7 @@ class ArchSearcher(Searcher):  # type: ignore[misc]  # ray has no types
             raise ConfigError(f"num_initial and refit_every must be at least 1, not {num_initial} and {refit_every}")
         self.space = make_space(space) if isinstance(space, str) else space
         self.max_epochs, self.time_attr = max_epochs, time_attr
-        self.num_initial, self.refit_every = num_initial, refit_every if self.learns else 1
+        self.num_initial, self.refit_every, self.refit_share = num_initial, refit_every if self.learns else 1, refit_share
         self.threaded = self.learns and fitting == "thread"
         self.history = History()
         self.refits: list[Refit] = []
@@ -136,6 +138,11 @@ class ArchSearcher(Searcher):  # type: ignore[misc]  # ray has no types
     def stopgap(self, history: History, rng: np.random.Generator) -> Arch | None:
         """An architecture at once, while a fit is running and the queue is empty; None where the space holds no more."""
         return next(iter(random_archs(self.space, history, rng, 1)), None)
+
+    def recommend(self) -> Arch | None:
+        """The architecture to choose after what is known now; None before any result. Without a model the best observed one."""
+        best = self.history.best()
+        return None if best is None else best.arch
 
     # -- what Tune calls -------------------------------------------------------------------------------------------------
 
@@ -232,6 +239,10 @@ class ArchSearcher(Searcher):  # type: ignore[misc]  # ray has no types
         """Whether the initial design goes on: too few architectures known, or too few of them evaluated to learn from."""
         return len(self.history) < self.num_initial or 2 * len(self.history.observed) < self.num_initial
 
+    def _batch(self) -> int:
+        """Completed trials from one fit to the next."""
+        return max(1, min(self.refit_every, int(self.refit_share * len(self.history.observed))))
+
     def _pop(self, queue: deque[_Queued]) -> _Queued | None:
         while queue:
             queued = queue.popleft()
@@ -245,7 +256,7 @@ class ArchSearcher(Searcher):  # type: ignore[misc]  # ray has no types
             if self.threaded:
                 self._collect()
                 self._launch()
-            elif not self._queue or len(self._fresh) >= self.refit_every:
+            elif not self._queue or len(self._fresh) >= self._batch():
                 self._refill(*self._refit(self.history, self._child_rng(), self._comparable()))
             queued = self._pop(self._queue)
         if queued is None:
@@ -282,7 +293,7 @@ class ArchSearcher(Searcher):  # type: ignore[misc]  # ray has no types
     def _refit(self, history: History, rng: np.random.Generator, pairs: list[tuple[float, float]]) -> tuple[Proposal, Refit]:
         """Fits and proposes; touches nothing but its arguments, so it may run in a thread."""
         start = time.perf_counter()
-        count = _QUEUE_FACTOR * self.refit_every if self.threaded else self.refit_every
+        count = _QUEUE_FACTOR * self.refit_every if self.threaded else self._batch()
         proposal = self._guarded(lambda: self.propose(history, rng, count), lambda: Proposal(()))
         seconds = time.perf_counter() - start
         expected, observed = np.array(pairs, dtype=np.float64).reshape(-1, 2).T
@@ -297,7 +308,7 @@ class ArchSearcher(Searcher):  # type: ignore[misc]  # ray has no types
 
     def _launch(self) -> None:
         """Starts a fit beside the control loop if one is due and none is running."""
-        if self._fit is not None or not self._fresh or (self._queue and len(self._fresh) < self.refit_every):
+        if self._fit is not None or not self._fresh or (self._queue and len(self._fresh) < self._batch()):
             return
         self._learning = self._fresh
         self._executor = self._executor or ThreadPoolExecutor(1, thread_name_prefix="raynas-fit")

@@ -27,7 +27,7 @@ def slow(name: str, values: Floats) -> float:
     mean, std = sum(values) / len(values), math.sqrt(sum((v - sum(values) / len(values)) ** 2 for v in values) / len(values))
     normal = scipy.stats.norm(mean, std)
     if name == "ei":  # the expectation of what exceeds the best, integrated
-        return float(normal.expect(lambda value: max(value - BEST, 0.0), lb=BEST, ub=mean + 12 * std)) if BEST < mean + 12 * std else 0.0
+        return float(normal.expect(lambda value: max(value - BEST, 0.0), lb=BEST, ub=mean + 12 * std)) if mean + 12 * std > BEST else 0.0
     return float({"ucb": mean + 0.5 * std, "pi": normal.sf(BEST), "mean": mean}[name])
 
 
@@ -58,7 +58,7 @@ def test_thompson_sampling_follows_one_member_for_all_candidates() -> None:
     drawn = []
     for _ in range(1000):
         result = ACQUISITIONS["ts"](Prediction(MEMBERS), BEST, rng)
-        (member,) = np.flatnonzero((MEMBERS == result).all(axis=1))
+        (member,) = np.flatnonzero((result == MEMBERS).all(axis=1))
         drawn.append(member)
     assert scipy.stats.chisquare(np.bincount(drawn, minlength=5)).pvalue > 0.01  # every member as likely
 

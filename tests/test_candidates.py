@@ -5,12 +5,12 @@ from itertools import cycle
 
 import numpy as np
 import pytest
+from searcher_contract import ToySpace
 
 from raynas.arch import Arch
-from raynas.candidates import candidates, distinct, random_archs
+from raynas.candidates import candidates, distinct, mutations, random_archs
 from raynas.history import History, Observation
 from raynas.spaces import SearchSpace, make_space
-from searcher_contract import ToySpace
 
 SPACE = make_space("nasbench201")
 
@@ -101,6 +101,16 @@ def test_the_best_are_mutated_most() -> None:
     rates = [rate for _, rate in space.mutated]
     assert set(rates) == {1.0, 3.0}
     assert rates.count(1.0) / len(rates) == pytest.approx(0.5, abs=0.05)
+
+
+def test_mutations_of_given_parents() -> None:
+    space = CountingSpace(6)
+    parents = [space.make("aaaaaa"), space.make("bbbbbb")]
+    found = ids(mutations(space, parents, {"aaaaab"}, np.random.default_rng(0), 100))
+    near = {neighbor.id for parent in parents for neighbor in space.neighbors(parent)}
+    assert sorted(found) == sorted(near - {"aaaaab"})  # all there are, each once
+    assert {rate for _, rate in space.mutated} == {1.0, 2.0}
+    assert len(mutations(space, parents[:1], (), np.random.default_rng(0), 5)) == 5
 
 
 def test_what_failed_is_no_parent_and_what_was_stopped_counts() -> None:

@@ -229,6 +229,19 @@ def test_targets_come_in_the_order_of_completion() -> None:
     assert values.tolist() == [0.3, 0.1, 0.2]
 
 
+def test_targets_of_the_last_ones_only() -> None:
+    history = History()
+    trial(history, "a", {1: 0.2, 8: 0.9})
+    for name, value in (("b", 0.1), ("c", 0.2), ("d", 0.3)):
+        trial(history, name, {8: value})
+    trial(history, "stopped", {1: 0.4}, "stopped")
+    trial(history, "failed", {}, "failed")  # not one of the last
+    archs, values = history.targets(last=3)
+    assert [a.id for a in archs] == ["c", "d", "stopped"]
+    assert values.tolist() == pytest.approx([0.2, 0.3, 0.4 + 0.7])  # the gain is that of all finished trials
+    assert [a.id for a in history.targets(last=100)[0]] == ["a", "b", "c", "d", "stopped"]
+
+
 # -- state ---------------------------------------------------------------------------------------------------------------
 
 

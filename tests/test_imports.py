@@ -81,7 +81,7 @@ def test_no_import_goes_round_in_a_circle() -> None:
     [
         ("torch", {"predictors", "trainables"} | COMMANDS),
         ("torchvision", {"trainables"} | COMMANDS),
-        ("ray", {"searchers", "trainables", "recorder", "schedulers"} | COMMANDS),
+        ("ray", {"searchers", "trainables", "recorder", "schedulers", "simulate"} | COMMANDS),
     ],
 )
 def test_who_may_import_what_is_heavy(package: str, allowed: set[str]) -> None:

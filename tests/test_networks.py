@@ -29,7 +29,7 @@ from trainables.networks.operations import stem_halvings
 
 NB101, NB201, DARTS = NASBench101Space(), NASBench201Space(), DARTSSpace(with_none=True)
 SPACES = {"nasbench101": NB101, "nasbench201": NB201, "darts": DARTS}
-SMALL: dict[str, dict[str, int]] = {
+SMALL: dict[str, dict[str, Any]] = {
     "nasbench101": {"channels": 8, "modules": 1},
     "nasbench201": {"channels": 4, "cells": 1},
     "darts": {"channels": 4, "layers": 3},
@@ -188,7 +188,7 @@ def test_isomorphic_descriptions_give_networks_of_equal_size() -> None:
 def test_small_grey_images_train(name: str, side: int) -> None:
     for arch in archs(name, 10 if side == 8 else 1, seed=2):
         network = make_network(arch, 4, side, 1, **SMALL[name])
-        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network.to(memory_format=torch.channels_last)
         images = torch.randn(3, 1, side, side).to(memory_format=torch.channels_last)
         logits = network(images)
         assert logits.shape == (3, 4)

@@ -97,6 +97,22 @@ def test_keywords(target: Any, names: set[str]) -> None:
     assert set(keywords(target)) == names
 
 
+def test_values_have_the_declared_types() -> None:
+    assert check_options(Passing, {"seed": 1, "rates": [1, 2.0], "mode": None}, "thing") == {"seed": 1, "rates": (1.0, 2.0), "mode": None}
+    for option, value in (("seed", "many"), ("rates", 3), ("mode", 1), ("pool", 2.5)):
+        with pytest.raises(ConfigError, match=f"option {option} of searcher 'x' cannot be {value!r}: ") as caught:
+            check_options(Passing, {option: value}, "searcher 'x'")
+        assert "\n" not in str(caught.value)
+
+
+def test_types_that_cannot_be_found_are_not_checked() -> None:
+    class Hidden:
+        def __init__(self, depth: "OnlyForTypeCheckers") -> None:  # type: ignore[name-defined]  # noqa: F821
+            self.depth = depth
+
+    assert check_options(Hidden, {"depth": "any"}, "thing") == {"depth": "any"}
+
+
 def test_options_that_are_not_taken_are_told() -> None:
     with pytest.raises(UnknownNameError, match="unknown option of searcher 'x' 'pol'; did you mean 'pool'"):
         check_options(Passing, {"seed": 1, "pol": 3}, "searcher 'x'")

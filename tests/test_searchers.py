@@ -1,6 +1,7 @@
 """Every searcher keeps the contract; what is particular to each; and real runs of Tune."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -16,14 +17,23 @@ import ray
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search import ConcurrencyLimiter
+from searcher_contract import Make, SearcherContract, ToySpace, accuracy, complete, drive, ids, suggest
 
 from raynas.arch import Arch
-from raynas.errors import ConfigError, OutOfSpaceError, UnknownNameError
+from raynas.errors import ConfigError, OutOfSpaceError, ResumeError, UnknownNameError
 from raynas.history import History
-from searcher_contract import OPTIONS, Make, SearcherContract, ToySpace, accuracy, complete, drive, ids, make_searcher, sequences, suggest
-from searchers import SEARCHERS, ArchSearcher, BananasSearch, Proposal, RegularizedEvolutionSearch
+from raynas.registry import resolve
+from raynas.spaces import SearchSpace
+from searchers import SEARCHERS, ArchSearcher, BananasSearch, Proposal, RandomSearch, RegularizedEvolutionSearch
 
+_QUICK: dict[str, Any] = {"pool": 40, "predictor_options": {"members": 2, "layers": 2, "width": 8, "epochs": 3}}
+OPTIONS: dict[str, dict[str, Any]] = {"bananas": _QUICK, "bananas-paper": _QUICK}  # settings that make a method quick
 ADMITTED = [(name, fitting) for name in SEARCHERS for fitting in ("inline", "thread")]
+
+
+def make_searcher(name: str, space: SearchSpace | str = "nasbench201", **options: Any) -> ArchSearcher:
+    made: ArchSearcher = resolve(SEARCHERS, name, "searcher")(space, **OPTIONS.get(name, {}) | options)
+    return made
 
 
 class TestContract(SearcherContract):
@@ -35,11 +45,64 @@ class TestContract(SearcherContract):
         return lambda space="nasbench201", **options: make_searcher(name, space, **{"fitting": fitting} | options)
 
 
+def sequences(fitting: str) -> dict[str, list[str]]:
+    """What each searcher suggests with seed 7: computed in two processes and compared."""
+    return {name: ids(drive(make_searcher(name, seed=7, fitting=fitting))) for name in SEARCHERS}
+
+
 def test_the_same_suggestions_in_another_process() -> None:
-    command = [sys.executable, "-c", "import json, searcher_contract as c; print(json.dumps(c.sequences('inline')))"]
+    command = [sys.executable, "-c", "import json, test_searchers; print(json.dumps(test_searchers.sequences('inline')))"]
     environment = os.environ | {"PYTHONHASHSEED": "12345", "RAY_USAGE_STATS_ENABLED": "0"}
     done = subprocess.run(command, cwd=Path(__file__).parent, env=environment, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout.splitlines()[-1]) == sequences("inline")
+
+
+# -- what the adapter does, whatever the method --------------------------------------------------------------------------
+
+
+def test_wrong_settings_are_told() -> None:
+    wrong: list[dict[str, Any]] = [{"num_initial": 0}, {"refit_every": 0}, {"fitting": "process"}, {"mode": "maximum"}]
+    for options in [*wrong, {"population": 0}, {"tournament": 0}]:
+        with pytest.raises(ConfigError, match=next(iter(options))):
+            RegularizedEvolutionSearch(**options)
+
+
+def test_results_from_elsewhere() -> None:
+    space = ToySpace(2)
+    searcher = RandomSearch(space, num_initial=2, max_epochs=8)
+    words = ["aa", "bb", "cc", "ab"]
+    points: list[dict[str, Any]] = [{"value": 0.9}, {"value": math.nan}, {"value": 0.4, "error": True}, {"value": 0.3, "pruned": True}]
+    for word, point in zip(words, points, strict=True):
+        searcher.add_evaluated_point(parameters={"arch": space.make(word).to_config()}, **point)
+    searcher.add_evaluated_point(parameters={"arch": space.make("ac").to_config()}, value=0.5, intermediate_values=[0.1, 0.5])
+    observed = searcher.history.observed
+    assert [observed[w].status for w in [*words, "ac"]] == ["finished", "failed", "failed", "stopped", "finished"]
+    assert observed["aa"].curve == ((8.0, 0.9),)
+    assert observed["ac"].curve == ((1.0, 0.1), (2.0, 0.5))
+    searcher.wait()
+    assert not {*words, "ac"} & set(ids([suggest(searcher, f"t{i}") for i in range(4)]))
+
+
+def test_folders_of_tune(tmp_path: Path) -> None:
+    searcher, restored = RandomSearch(), RandomSearch(seed=5)
+    drive(searcher, 12)
+    searcher.save_to_dir(str(tmp_path), "2026-01-01_00-00-00")
+    drive(searcher, 2, prefix="more")
+    searcher.save_to_dir(str(tmp_path), "2026-01-01_00-00-01")
+    restored.restore_from_dir(str(tmp_path))
+    assert restored.to_json() == searcher.to_json()
+    with pytest.raises(ResumeError, match="holds none"):
+        restored.restore_from_dir(str(tmp_path / "empty"))
+    with pytest.raises(ResumeError, match="holds none"):
+        restored.suggest(trial_id="n0")
+
+
+def test_a_suggestion_belongs_to_the_caller() -> None:
+    searcher = RandomSearch()
+    config = suggest(searcher, "t0")
+    before = json.dumps(searcher.to_json())
+    config["arch"].clear()
+    assert json.dumps(searcher.to_json()) == before
 
 
 # -- fitting beside the control loop ---------------------------------------------------------------------------------------
@@ -68,7 +131,9 @@ class Gated(ArchSearcher):
 
 @pytest.fixture
 def gated() -> Iterator[Gated]:
-    searcher = Gated(ToySpace(4), num_initial=2, refit_every=2, points_to_evaluate=[{"word": word} for word in ("aaaa", "aaab", "aaac")])
+    searcher = Gated(
+        ToySpace(4), num_initial=2, refit_every=2, refit_share=1.0, points_to_evaluate=[{"word": word} for word in ("aaaa", "aaab", "aaac")]
+    )
     yield searcher
     searcher.gate.set()  # lets the thread end
     searcher.wait()
@@ -114,7 +179,7 @@ def test_what_came_meanwhile_is_learned_by_the_next_fit(gated: Gated) -> None:
 def test_a_fit_that_runs_when_the_state_is_saved_is_made_up_for(gated: Gated, tmp_path: Path) -> None:
     begin(gated)
     gated.save(checkpoint_path=str(tmp_path / "state"))
-    restored = Gated(ToySpace(4), num_initial=2, refit_every=2)
+    restored = Gated(ToySpace(4), num_initial=2, refit_every=2, refit_share=1.0)
     restored.gate.set()
     restored.restore(checkpoint_path=str(tmp_path / "state"))
     suggest(restored, "u0")
@@ -122,6 +187,17 @@ def test_a_fit_that_runs_when_the_state_is_saved_is_made_up_for(gated: Gated, tm
     assert [observed for observed, _ in restored.fits] == [2]
     assert suggest(restored, "u1")["arch"]["id"] == "caaa"
     assert set(restored.history.pending) == {"aaac", "baaa", "caaa"}
+
+
+def test_a_young_search_refits_more_often() -> None:
+    searcher = BananasSearch(ToySpace(6), num_initial=10, refit_every=4, refit_share=0.15, fitting="inline", encoding="path", **_QUICK)
+    drive(searcher, 50, workers=1)
+    expected = [10]
+    while (following := expected[-1] + min(4, int(0.15 * expected[-1]))) < 50:  # a share of what is observed, at most `refit_every`
+        expected.append(following)
+    assert [refit.observations for refit in searcher.refits] == expected
+    assert expected[:6] == [10, 11, 12, 13, 14, 16]
+    assert expected[-3:] == [41, 45, 49]
 
 
 def test_a_searcher_without_a_model_has_no_thread() -> None:
@@ -147,8 +223,8 @@ def letters(searcher: ArchSearcher, trials: int) -> list[float]:
 
 @pytest.mark.parametrize("acquisition", ["its", "ts", "ucb", "ei", "pi", "mean"])
 def test_bananas_learns_and_random_search_does_not(acquisition: str) -> None:
-    options: dict[str, Any] = {"encoding": "path", "acquisition": acquisition, "num_initial": 10, "refit_every": 5, "fitting": "inline"}
-    searcher = BananasSearch(ToySpace(6), pool=100, predictor_options={"epochs": 40, "width": 16}, **options)
+    options: dict[str, Any] = {"encoding": "path", "acquisition": acquisition, "predictor_options": {"epochs": 40, "width": 16}}
+    searcher = BananasSearch(ToySpace(6), num_initial=10, refit_every=5, refit_share=1.0, fitting="inline", pool=100, **options)
     found = letters(searcher, 40)
     assert max(found) >= 5 / 6  # 13 of 729
     assert np.mean(found[20:]) > np.mean(letters(make_searcher("random", ToySpace(6)), 40)) + 0.15
@@ -227,12 +303,6 @@ def test_a_tournament_of_one_selects_nothing() -> None:
 def test_evolution_climbs() -> None:
     values = letters(RegularizedEvolutionSearch(ToySpace(6), population=10, tournament=5), 80)
     assert np.mean(values[40:]) > np.mean(values[:10]) + 0.2
-
-
-@pytest.mark.parametrize("options", [{"population": 0}, {"tournament": 0}])
-def test_wrong_options_of_evolution(options: dict[str, int]) -> None:
-    with pytest.raises(ConfigError, match="at least 1"):
-        RegularizedEvolutionSearch(ToySpace(2), **options)
 
 
 # -- with Tune -------------------------------------------------------------------------------------------------------------

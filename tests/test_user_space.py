@@ -74,15 +74,17 @@ def search(searcher: BananasSearch, trials: int) -> list[float]:
 def test_bananas_finds_the_optimum_of_a_registered_space(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(SPACES, "chain", ChainSpace)
     assert isinstance(make_space("chain", {"depth": 5}), ChainSpace)
-    values = search(BananasSearch("chain", seed=1, fitting="inline", pool=300), 150)  # of 6,561
+    values = search(BananasSearch("chain", seed=1, fitting="inline", pool=300), 70)  # of 6,561
     assert max(values) == pytest.approx(0.9)
     assert max(values[:10]) < 0.9
-    archs = [ChainSpace().sample(np.random.default_rng(seed)) for seed in range(150)]
+    archs = [ChainSpace().sample(np.random.default_rng(seed)) for seed in range(70)]
     assert max(accuracy(arch.to_config()) for arch in archs) < 0.9  # random search does not find it
 
 
 def test_a_class_is_named_by_its_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "chains_of_mine.py").write_text(f"import sys\nsys.path.insert(0, {str(Path(__file__).parent)!r})\nfrom {__name__} import ChainSpace\n")
+    (tmp_path / "chains_of_mine.py").write_text(
+        f"import sys\nsys.path.insert(0, {str(Path(__file__).parent)!r})\nfrom {__name__} import ChainSpace\n"
+    )
     monkeypatch.syspath_prepend(tmp_path)
     searcher = BananasSearch("chains_of_mine:ChainSpace", num_initial=4, fitting="inline", pool=30)
     assert type(searcher.space) is sys.modules["chains_of_mine"].ChainSpace

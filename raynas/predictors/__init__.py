@@ -5,7 +5,7 @@ from typing import Any
 from raynas.predictors.base import FittedPredictor, Prediction, Predictor
 from raynas.registry import check_options, resolve
 
-PREDICTORS: dict[str, Any] = {"mlp": "raynas.predictors.mlp:MLPEnsemble"}
+PREDICTORS: dict[str, Any] = {"mlp": "raynas.predictors.mlp:MLPEnsemble", "gp": "raynas.predictors.gp:GaussianProcess"}
 
 
 def make_predictor(name: str, options: dict[str, Any] | None = None) -> Predictor:

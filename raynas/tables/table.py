@@ -29,6 +29,7 @@ METRICS = (*ACCURACIES, "train_seconds")
 DETAILS = ("train_accuracy", "halfway_valid_accuracy", "halfway_test_accuracy", "halfway_train_accuracy", "halfway_train_seconds")
 ALL_METRICS = METRICS + DETAILS  # halfway: after half of the epochs of the budget
 _METADATA_KEY = b"raynas"
+_ROWS = 1 << 17  # rows that are encoded at once, which bounds the memory of the writer
 
 Repeat = int | Literal["mean"]
 Key = tuple[str, int, int]  # metric, budget, repeat: what a column holds
@@ -55,8 +56,8 @@ def filesystem(path: str) -> tuple[pafs.FileSystem, str]:
     """The file system of a local path or URI, and the path in it."""
     if "://" not in path:
         return pafs.LocalFileSystem(), os.path.abspath(os.path.expanduser(path))
-    filesystem, inner = pafs.FileSystem.from_uri(path)
-    return filesystem, inner
+    system, inner = pafs.FileSystem.from_uri(path)
+    return system, inner
 
 
 class Table:
@@ -86,9 +87,9 @@ class Table:
         """
         path = os.fspath(path)
         try:
-            filesystem, inner = filesystem(path)
-            local = isinstance(filesystem, pafs.LocalFileSystem)
-            source = pa.memory_map(inner) if local else filesystem.open_input_file(inner)
+            system, inner = filesystem(path)
+            local = isinstance(system, pafs.LocalFileSystem)
+            source = pa.memory_map(inner) if local else system.open_input_file(inner)
             file = pq.ParquetFile(source, page_checksum_verification=True)
         except FileNotFoundError as error:
             raise TableError(f"there is no table {path}; make one with `python -m raynas.convert SRC {path} --space SPACE`") from error
@@ -174,13 +175,13 @@ class Table:
         keys = keys[order]
         if (keys[1:] == keys[:-1]).any():
             raise TableError(f"the ids of the architectures of {space} {dataset} are not distinct")
-        others = pa.table({"arch_id": pa.array(ids, pa.string())} | extra).take(pa.array(order))
-        arrays = {"arch_id": others["arch_id"], "key": pa.array(keys)}
+        rows = pa.array(order)
+        arrays = {"arch_id": pa.array(ids, pa.string()).take(rows), "key": pa.array(keys)}
         for metric, budget, repeat in itertools.product(ALL_METRICS, budgets, range(repeats)):
             values = columns.pop((metric, budget, repeat), None)
             if values is not None and not np.isnan(values).all():
                 arrays[_column(metric, budget, repeat)] = pa.array(values[order], from_pandas=True)  # NaN becomes null
-        arrays |= {name: others[name] for name in extra}
+        arrays |= {name: pa.table({name: column})[name].take(rows) for name, column in extra.items()}
         metadata = {"format": FORMAT, "space": space, "dataset": dataset, "budgets": [int(b) for b in budgets], "repeats": repeats, **about}
         schema_metadata = {_METADATA_KEY: json.dumps(metadata)}
         table = pa.table(arrays).replace_schema_metadata(schema_metadata)
@@ -195,15 +196,15 @@ class Table:
         path = os.fspath(path)
         table = self._read(list(self._names)).replace_schema_metadata({_METADATA_KEY: json.dumps(self.metadata)})
         try:
-            filesystem, inner = filesystem(path)
-            filesystem.create_dir(posixpath.dirname(inner), recursive=True)
+            system, inner = filesystem(path)
+            system.create_dir(posixpath.dirname(inner), recursive=True)
             unfinished = f"{inner}.{os.getpid()}.unfinished"
             try:
-                pq.write_table(table, unfinished, filesystem=filesystem, compression="zstd", write_page_checksum=True)
-                filesystem.move(unfinished, inner)
+                pq.write_table(table, unfinished, filesystem=system, compression="zstd", write_page_checksum=True, row_group_size=_ROWS)
+                system.move(unfinished, inner)
             finally:
-                if filesystem.get_file_info(unfinished).type != pafs.FileType.NotFound:
-                    filesystem.delete_file(unfinished)
+                if system.get_file_info(unfinished).type != pafs.FileType.NotFound:
+                    system.delete_file(unfinished)
         except (pa.ArrowException, OSError) as error:
             raise TableError(f"the table cannot be written to {path}: {_first_line(error)}") from error
 

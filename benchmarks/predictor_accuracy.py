@@ -1,0 +1,82 @@
+"""How well predictors know cells of NAS-Bench-101 that they have not seen: mean absolute error in points, and rank correlation.
+
+Trained on n cells, tested on 2,000 others, drawn with the reference sampler of BANANAS or uniformly from all 423,624 cells; means over the
+trials. The accuracies are the table's test accuracies after 108 epochs, mean of three runs (there is no complete column of validation
+accuracies), so this measures the predictors and tunes nothing. Prints a Markdown table.
+
+Run: python benchmarks/predictor_accuracy.py [TABLE] [--trials N]; TABLE is a Parquet file with hash and test_accuracy_mean.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from raynas.arch import Arch
+from raynas.candidates import random_archs
+from raynas.encodings import encode
+from raynas.predictors import Predictor, make_predictor
+from raynas.ranks import spearman
+from raynas.spaces import make_space
+from raynas.targets import TARGETS
+from searchers import BananasPaperSearch, BananasSearch
+
+SIZES = (20, 100, 200, 500)
+TESTED = 2000
+
+
+def rows() -> list[tuple[str, str, Predictor, str]]:
+    """(name, encoding, predictor, target) of each row."""
+    paper, ours = BananasPaperSearch("nasbench101"), BananasSearch("nasbench101")
+    return [
+        ("paper's network", "adjacency", paper.predictor, "error_percent"),
+        ("paper's network", "path", paper.predictor, "error_percent"),
+        ("paper's network", "trunc_path", paper.predictor, "error_percent"),
+        ("default", ours.encoding, ours.predictor, "error_percent"),
+        ("default, log", ours.encoding, ours.predictor, "log_error"),
+        ("default, log", "path_counts+adjacency+scalars", ours.predictor, "log_error"),
+        ("Gaussian process, log", "path_counts+adjacency+scalars", make_predictor("gp"), "log_error"),
+    ]
+
+
+def measure(
+    archs: list[Arch], accuracy: np.ndarray, sizes: tuple[int, ...], row: tuple[str, str, Predictor, str], seed: int
+) -> list[tuple[float, float]]:
+    """(MAE in points, Spearman) for each size."""
+    _, encoding, predictor, target_name = row
+    encoded = encode(encoding, make_space("nasbench101"), archs)
+    found = []
+    for n in sizes:
+        target = TARGETS[target_name](accuracy[:n])
+        mean = predictor.fit(encoded[:n], target.values, seed).predict(encoded[-TESTED:]).mean
+        predicted = target.inverse(mean)
+        found.append((100 * float(np.abs(predicted - accuracy[-TESTED:]).mean()), spearman(predicted, accuracy[-TESTED:]) or 0.0))
+    return found
+
+
+def main() -> None:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "table", nargs="?", default=Path(__file__).resolve().parents[2] / "shared/data/nasbench101_test108.parquet", type=Path
+    )
+    parser.add_argument("--trials", type=int, default=5)
+    arguments = parser.parse_args()
+    columns = pq.read_table(arguments.table, columns=["hash", "test_accuracy_mean"]).to_pydict()
+    known = dict(zip(columns["hash"], columns["test_accuracy_mean"], strict=True))
+    print(f"| cells | predictor | inputs | {' | '.join(f'n={n}' for n in SIZES)} |\n|---|---|---|{'---|' * len(SIZES)}")
+    for sampler in ("reference", "uniform"):
+        space = make_space("nasbench101", {"sampler": sampler})
+        drawn = []
+        for seed in range(arguments.trials):
+            archs = random_archs(space, (), np.random.default_rng(seed), max(SIZES) + TESTED)
+            drawn.append((archs, np.array([known[arch.id] for arch in archs], dtype=np.float64)))
+        for row in rows():
+            trials = np.array([measure(*data, SIZES, row, seed) for seed, data in enumerate(drawn)])  # (trials, sizes, 2)
+            cells = " | ".join(f"{mae:.2f} / {rank:.2f}" for mae, rank in trials.mean(axis=0))
+            print(f"| {sampler} | {row[0]} | {row[1]} | {cells} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,344 @@
+"""`python -m raynas.compare`: runs searchers side by side on a simulated cluster, many seeds each, and prints who wins.
+
+It writes `curves.parquet` (the incumbent after every trial of every run), `summary.csv` and `curves.png` into the folder --out. What is
+finished there is not run again, so an interrupted comparison goes on with the same command, and more seeds or searchers can be added.
+"""
+
+import csv
+import io
+import multiprocessing
+import os
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table as PrintedTable
+
+from raynas import results
+from raynas.command import DONE, Parser, add_flags, run_command
+from raynas.config import assign, make_config, provenance, read_yaml
+from raynas.errors import ConfigError
+from raynas.recorder import METRIC
+from raynas.registry import check_options, resolve
+from raynas.schedulers import SCHEDULERS, make_scheduler
+from raynas.simulate import SimulatedResult, Simulation
+from raynas.spaces import make_space
+from raynas.tables import Table, open_table
+from searchers import SEARCHERS, ArchSearcher
+
+CURVES = pa.schema(
+    [
+        pa.field("searcher", pa.string()),
+        pa.field("scheduler", pa.string()),
+        pa.field("seed", pa.int64()),
+        pa.field("queries", pa.int64()),
+        pa.field("simulated_seconds", pa.float64()),
+        pa.field("valid_accuracy", pa.float64()),  # of the incumbent: the best observed so far
+        pa.field("test_accuracy", pa.float64()),
+        pa.field("recommended_valid_accuracy", pa.float64()),  # of the cell the model trusts most, every 50 trials and at the end
+        pa.field("recommended_test_accuracy", pa.float64()),
+    ]
+)
+_RECOMMEND_EVERY = 50
+_SHOWN = (10, 20, 30, 50, 80, 100, 150, 200, 300, 500, 1000)  # queries in the printed table
+
+
+class CompareConfig(BaseModel):
+    """Everything that defines a comparison."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    space: str = Field("nasbench201", description="search space, by name or as module:Class")
+    space_options: dict[str, Any] = Field(default_factory=dict, description="settings of the space")
+    table: str | None = Field(None, description="benchmark table (Parquet); without it the installed one of the space")
+    dataset: str = Field("cifar10", description="data set of the installed table")
+    repeat: int | Literal["mean"] = Field("mean", description="which repeat of the table the searchers observe, or the mean")
+    searchers: str = Field("bananas,evolution,random", description="search methods, separated by commas")
+    searcher_options: dict[str, dict[str, Any]] = Field(default_factory=dict, description="settings for each search method")
+    schedulers: str = Field("fifo", description="Tune schedulers, separated by commas")
+    seeds: int = Field(10, gt=0, description="runs of each searcher with each scheduler")
+    first_seed: int = Field(0, ge=0, description="seed of the first run")
+    trials: int = Field(150, gt=0, description="architectures that each run evaluates")
+    max_epochs: int | None = Field(None, gt=0, description="largest budget; without it the table's")
+    workers: int = Field(1, gt=0, description="simulated workers; 1 with the default searcher is the sequential setting of the papers")
+    failure_rate: float = Field(0.0, ge=0, le=1, description="share of the trials that fail")
+    straggler_rate: float = Field(0.0, ge=0, le=1, description="share of the trials that take five times longer")
+    processes: int | None = Field(None, gt=0, description="processes; without it one for each core")
+    out: str = Field("comparison", description="folder for the results")
+
+
+_EXTENDABLE = {"searchers", "schedulers", "seeds", "first_seed", "processes", "out"}
+
+
+def parser() -> Parser:
+    """The command line."""
+    made = Parser(prog="python -m raynas.compare", description=__doc__, allow_abbrev=False)
+    made.add_argument("--config", metavar="FILE", help="configuration as YAML; flags and --set override it")
+    made.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="any setting, e.g. searcher_options.bananas.pool=500")
+    add_flags(made, CompareConfig)
+    return made
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; see `python -m raynas.compare --help`."""
+    return run_command(lambda: _main(argv))
+
+
+def _main(argv: Sequence[str] | None) -> int:
+    flags = vars(parser().parse_args(argv))
+    path, assignments = flags.pop("config"), flags.pop("set")
+    given = read_yaml(path) if path else {}
+    assign(given, assignments)
+    config = make_config(given | flags, CompareConfig)
+    table = _checked(config)
+    _claim(config)
+    curves = _run_all(config)
+    pq.write_table(curves, Path(config.out) / "curves.parquet")
+    rows = summarize(curves)
+    _write_summary(rows, Path(config.out) / "summary.csv")
+    optimum = table.best("test_accuracy" if _has_test(curves) else METRIC)[1]
+    plot(curves, Path(config.out) / "curves.png")
+    _print(rows, optimum, config)
+    return DONE
+
+
+def _checked(config: CompareConfig) -> Table:
+    """Finds every mistake before the first run starts."""
+    table = open_table(config.table, config.space, config.dataset)
+    searchers, schedulers = _names(config.searchers), _names(config.schedulers)
+    for name in searchers:
+        _searcher(name, config, seed=0, max_epochs=table.budgets[-1])
+    for name in config.searcher_options:
+        if name not in searchers:
+            raise ConfigError(f"searcher_options.{name}: {name} does not take part; --searchers is {config.searchers}")
+    for name in schedulers:
+        resolve(SCHEDULERS, name, "scheduler")
+    if config.max_epochs is not None and config.max_epochs < table.budgets[0]:
+        raise ConfigError(f"max_epochs = {config.max_epochs} is below the table's smallest budget, {table.budgets[0]}")
+    table.query(table.ids[0], repeat=config.repeat)
+    return table
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _claim(config: CompareConfig) -> None:
+    """Marks the folder as this comparison's.
+
+    Raises:
+        ConfigError: it holds another comparison.
+    """
+    mine = {key: value for key, value in config.model_dump().items() if key not in _EXTENDABLE}
+    if results.exists(config.out, "config.json"):
+        theirs = results.read_json(config.out, "config.json").get("config", {})
+        for key, value in mine.items():
+            if theirs.get(key) != value:
+                raise ConfigError(f"{config.out} holds a comparison with {key} = {theirs.get(key)!r}, not {value!r}; choose another --out")
+    results.write_json(config.out, "config.json", {"config": mine} | provenance())
+    (Path(config.out) / "parts").mkdir(exist_ok=True)
+
+
+# -- running -------------------------------------------------------------------------------------------------------------
+
+
+def _part(config: CompareConfig, searcher: str, scheduler: str, seed: int) -> Path:
+    return Path(config.out) / "parts" / f"{searcher.replace(':', '.')}-{scheduler}-{seed}.parquet"
+
+
+def _run_all(config: CompareConfig) -> pa.Table:
+    seeds = range(config.first_seed, config.first_seed + config.seeds)
+    runs = [(s, t, seed) for seed in seeds for s in _names(config.searchers) for t in _names(config.schedulers)]
+    missing = [run for run in runs if not _part(config, *run).exists()]
+    columns = TextColumn("runs"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # each process has one core
+    context = multiprocessing.get_context("spawn")  # forking a process with threads of Arrow and torch is not safe
+    with (
+        Progress(*columns, console=Console(stderr=True), transient=True) as progress,
+        ProcessPoolExecutor(min(config.processes or os.cpu_count() or 1, max(len(missing), 1)), context) as pool,
+    ):
+        task = progress.add_task("runs", total=len(runs), completed=len(runs) - len(missing))
+        futures = [pool.submit(_run, config, *run) for run in missing]
+        try:
+            for future in as_completed(futures):
+                future.result()
+                progress.advance(task)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return pa.concat_tables([pq.read_table(_part(config, *run), schema=CURVES) for run in runs])
+
+
+_table = lru_cache(maxsize=2)(open_table)
+
+
+def _searcher(name: str, config: CompareConfig, seed: int, max_epochs: int) -> ArchSearcher:
+    factory = resolve(SEARCHERS, name, "searcher")
+    options = check_options(factory, config.searcher_options.get(name, {}), f"searcher {name!r}")
+    fixed = {"metric": METRIC, "mode": "max", "seed": seed, "max_epochs": max_epochs, "fitting": "inline"}
+    made: ArchSearcher = factory(make_space(config.space, config.space_options), **(fixed | options))
+    return made
+
+
+def _run(config: CompareConfig, searcher_name: str, scheduler_name: str, seed: int) -> None:
+    """One run, in a process of its own; a function of the configuration and the seed."""
+    table = _table(config.table, config.space, config.dataset)
+    longest = max(b for b in table.budgets if config.max_epochs is None or b <= config.max_epochs)
+    np.random.seed(seed)  # ASHA draws its brackets from numpy's global generator
+    simulation = Simulation(
+        _searcher(searcher_name, config, seed, longest),
+        table,
+        config.trials,
+        config.workers,
+        make_scheduler(scheduler_name, METRIC, "max", longest),
+        repeat=config.repeat,
+        max_epochs=config.max_epochs,
+        failure_rate=config.failure_rate,
+        straggler_rate=config.straggler_rate,
+        seed=seed,
+    )
+    best: SimulatedResult | None = None
+    rows = []
+
+    def note(now: Simulation) -> None:
+        nonlocal best
+        new, queries = now.results[-1], len(now.results)
+        if new.valid_accuracy is not None and (best is None or _merit(new) > _merit(best)):
+            best = new
+        row: dict[str, Any] = {"queries": queries, "simulated_seconds": now.now}
+        if best is not None:
+            row |= {"valid_accuracy": best.valid_accuracy, "test_accuracy": best.test_accuracy}
+        if queries % _RECOMMEND_EVERY == 0 or queries == config.trials:
+            chosen = now.searcher.recommend()
+            if chosen is not None:
+                record = table.query(chosen.id, longest, config.repeat)
+                row |= {"recommended_valid_accuracy": record.valid_accuracy, "recommended_test_accuracy": record.test_accuracy}
+        rows.append(row)
+
+    simulation.run(note)
+    named = [{"searcher": searcher_name, "scheduler": scheduler_name, "seed": seed} | row for row in rows]
+    path = _part(config, searcher_name, scheduler_name, seed)
+    temporary = path.with_suffix(".tmp")
+    pq.write_table(pa.Table.from_pylist(named, schema=CURVES), temporary)
+    os.replace(temporary, path)
+
+
+def _merit(result: SimulatedResult) -> tuple[bool, float]:
+    return result.status == "finished", result.valid_accuracy or 0.0
+
+
+# -- what comes out --------------------------------------------------------------------------------------------------------
+
+
+def _has_test(curves: pa.Table) -> bool:
+    return bool(curves["test_accuracy"].null_count < len(curves))
+
+
+def _errors(curves: pa.Table, column: str) -> dict[tuple[str, str], NDArray[np.float64]]:
+    """(seeds, queries) error in percent of each (searcher, scheduler); NaN where unknown."""
+    found: dict[tuple[str, str], dict[int, list[float]]] = {}
+    columns = (curves[name].to_pylist() for name in ("searcher", "scheduler", "seed", column))
+    for searcher, scheduler, seed, accuracy in zip(*columns, strict=True):
+        error = np.nan if accuracy is None else 100 * (1 - accuracy)
+        found.setdefault((searcher, scheduler), {}).setdefault(seed, []).append(error)
+    return {key: _stacked(list(runs.values())) for key, runs in found.items()}
+
+
+def _stacked(runs: list[list[float]]) -> NDArray[np.float64]:
+    """(seeds, longest): a run that ended early, in a small space, keeps its last value."""
+    longest = max(map(len, runs))
+    return np.array([run + [run[-1]] * (longest - len(run)) for run in runs])
+
+
+def summarize(curves: pa.Table) -> list[dict[str, Any]]:
+    """Mean and standard error over the seeds, at round numbers of queries; errors in percent."""
+    rows = []
+    columns = {
+        "valid_error": _errors(curves, "valid_accuracy"),
+        "test_error": _errors(curves, "test_accuracy"),
+        "recommended_test_error": _errors(curves, "recommended_test_accuracy"),
+    }
+    for key, runs in columns["valid_error"].items():
+        last = runs.shape[1]
+        for queries in sorted({q for q in _SHOWN if q < last} | {last}):
+            row: dict[str, Any] = {"searcher": key[0], "scheduler": key[1], "queries": queries, "seeds": len(runs)}
+            for name, errors in columns.items():
+                values = errors[key][:, queries - 1]
+                values = values[np.isfinite(values)]
+                row[f"{name}_mean"] = float(values.mean()) if len(values) else None
+                row[f"{name}_se"] = float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else None
+            rows.append(row)
+    return rows
+
+
+def _write_summary(rows: list[dict[str, Any]], path: Path) -> None:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+    path.write_text(text.getvalue(), encoding="utf-8")
+
+
+def _print(rows: list[dict[str, Any]], optimum: float, config: CompareConfig) -> None:
+    kind = "test" if rows[0]["test_error_mean"] is not None else "valid"
+    queries = sorted({row["queries"] for row in rows})
+    title = f"mean {'test' if kind == 'test' else 'validation'} error (standard error), %, of the best architecture observed"
+    shown = PrintedTable("searcher", "scheduler", *(str(q) for q in queries), title=title, title_justify="left")
+    for searcher, scheduler in dict.fromkeys((row["searcher"], row["scheduler"]) for row in rows):
+        mine = {row["queries"]: row for row in rows if (row["searcher"], row["scheduler"]) == (searcher, scheduler)}
+        cells = [_cell(mine[q], f"{kind}_error") if q in mine else "" for q in queries]
+        shown.add_row(searcher, scheduler, *cells)
+        if any(row["recommended_test_error_mean"] is not None for row in mine.values()):
+            shown.add_row("  as recommended", scheduler, *[_cell(mine[q], "recommended_test_error") if q in mine else "" for q in queries])
+    console = Console() if sys.stdout.isatty() else Console(width=30 + 16 * len(queries))
+    console.print(shown)
+    console.print(f"{config.seeds} seeds from {config.first_seed}; the best of the table: {100 * (1 - optimum):.3f} %", highlight=False)
+    console.print(f"Results: {config.out} (curves.parquet, summary.csv, curves.png)", highlight=False, soft_wrap=True)
+
+
+def _cell(row: dict[str, Any], name: str) -> str:
+    mean, deviation = row[f"{name}_mean"], row[f"{name}_se"]
+    return "" if mean is None else f"{mean:.3f}" + (f" ({deviation:.3f})" if deviation is not None else "")
+
+
+def plot(curves: pa.Table, path: Path) -> None:
+    """Error of the incumbent against queries and against simulated time: mean and standard error over the seeds."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    column = "test_accuracy" if _has_test(curves) else "valid_accuracy"
+    errors, times = _errors(curves, column), _errors(curves, "simulated_seconds")
+    figure, (by_queries, by_time) = pyplot.subplots(1, 2, figsize=(11, 4.2), sharey=True, layout="constrained")
+    for key, runs in errors.items():
+        clock = 1 - times[key] / 100  # undoes the conversion to percent
+        grid = np.linspace(0, clock[:, -1].min(), 200)
+        at = np.stack([run[np.clip(np.searchsorted(t, grid, side="right") - 1, 0, None)] for run, t in zip(runs, clock, strict=True)])
+        label = key[0] if len({k[1] for k in errors}) == 1 else " + ".join(key)
+        for axes, x, y in ((by_queries, np.arange(1, runs.shape[1] + 1), runs), (by_time, grid / 3600, at)):
+            mean, deviation = y.mean(axis=0), y.std(axis=0, ddof=min(1, len(y) - 1)) / np.sqrt(len(y))
+            line = axes.plot(x, mean, label=label)[0]
+            axes.fill_between(x, mean - deviation, mean + deviation, color=line.get_color(), alpha=0.2, linewidth=0)
+    final = [runs[:, min(9, runs.shape[1] - 1)].mean() for runs in errors.values()]
+    lowest = min(float(runs[:, -1].mean()) for runs in errors.values())
+    by_queries.set_ylim(lowest - 0.05 * (max(final) - lowest) - 1e-3, max(final) + 1e-3)  # the initial design would dwarf the rest
+    by_queries.set(xlabel="architectures evaluated", ylabel=f"{column.split('_')[0]} error of the incumbent, %")
+    by_time.set(xlabel="simulated hours")
+    by_queries.legend()
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

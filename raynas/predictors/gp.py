@@ -1,0 +1,50 @@
+"""A Gaussian process on the encoding: the surrogate that BANANAS replaced. n: observations, m: candidates, d: features."""
+
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raynas.predictors.base import Floats, Prediction, check_candidates, check_observations
+
+
+@dataclass(frozen=True)
+class GaussianProcess:
+    """Settings: a Matern-5/2 kernel with one length scale, an amplitude and noise, all fitted by marginal likelihood.
+
+    Source: Rasmussen and Williams, Gaussian Processes for Machine Learning (2006), chapters 2 and 5; computed by scikit-learn.
+    """
+
+    noise: float = 0.1  # where the fit of the noise variance starts, in units of the targets' variance
+
+    def fit(self, inputs: NDArray[np.float32], targets: Floats, seed: int) -> "FittedGaussianProcess":
+        """Learns from inputs (n, d) and targets (n,)."""
+        from sklearn.exceptions import ConvergenceWarning  # slow to import, and only this predictor needs it
+        from sklearn.gaussian_process import GaussianProcessRegressor
+        from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
+
+        check_observations(inputs, targets)
+        shift, deviation = inputs.mean(axis=0, dtype=np.float64), inputs.std(axis=0, dtype=np.float64)
+        scale = np.where(deviation > 1e-12, deviation, 1.0) * np.sqrt(inputs.shape[1])  # distances of order 1
+        kernel = ConstantKernel(1.0) * Matern(1.0, (0.05, 50.0), nu=2.5) + WhiteKernel(self.noise, (1e-5, 2.0))
+        model = GaussianProcessRegressor(kernel, normalize_y=True, random_state=seed)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # a length scale at its bound is an answer, too
+            model.fit((inputs - shift) / scale, targets)
+        return FittedGaussianProcess(model, shift, scale)
+
+
+@dataclass(frozen=True)
+class FittedGaussianProcess:
+    """A Gaussian process given observations."""
+
+    model: object
+    shift: NDArray[np.float64]  # (d,)
+    scale: NDArray[np.float64]  # (d,)
+
+    def predict(self, inputs: NDArray[np.float32]) -> Prediction:
+        """Two members, mean - std and mean + std, whose mean and deviation are the posterior's; for inputs (m, d)."""
+        check_candidates(inputs, len(self.shift))
+        mean, std = self.model.predict((inputs - self.shift) / self.scale, return_std=True)  # type: ignore[attr-defined]
+        return Prediction(np.stack([mean - std, mean + std]))
