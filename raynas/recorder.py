@@ -84,19 +84,7 @@ class Recorder(Callback):  # type: ignore[misc]  # ray has no types
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial starts, or starts again after a pause or a failure."""
-        if trial.trial_id in self._rows:
-            return
-        arch = trial.config["arch"]
-        row = self.unfinished.pop(arch["id"], None)
-        if row is None:
-            text = json.dumps(arch, separators=(",", ":"))
-            row = {"order": self._order, "trial_id": trial.trial_id, "arch_id": arch["id"], "arch": text, "started_at": datetime.now(UTC)}
-            self._order += 1
-            self.store.add_started(row)
-        elif self.scheduler is not None:
-            show(self.scheduler, trial, self._reports.pop(row["trial_id"]))
-        self._rows[trial.trial_id] = row
-        self.progress.running += 1
+        self._started(trial)
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
         """A trial reports; what it reported before it was resumed is not recorded again."""
@@ -119,8 +107,8 @@ class Recorder(Callback):  # type: ignore[misc]  # ray has no types
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial failed for good."""
         error = trial.get_pickled_error() or trial.get_error()
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        self._end(trial, "failed", lines[-1] if lines else "unknown error")
+        lines = [line.strip() for line in str(error or "its process died").splitlines() if line.strip()]
+        self._end(trial, "failed", lines[-1])
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Once per turn of the control loop: writes what is due."""
@@ -138,8 +126,26 @@ class Recorder(Callback):  # type: ignore[misc]  # ray has no types
 
     # -- rows ------------------------------------------------------------------------------------------------------------
 
+    def _started(self, trial: Any) -> dict[str, Any]:
+        """The row of a trial under way; made here for a new one, which fails before it starts where its actor cannot be created."""
+        if trial.trial_id in self._rows:
+            return self._rows[trial.trial_id]
+        arch = trial.config["arch"]
+        row = self.unfinished.pop(arch["id"], None)
+        if row is None:
+            text = json.dumps(arch, separators=(",", ":"))
+            row = {"order": self._order, "trial_id": trial.trial_id, "arch_id": arch["id"], "arch": text, "started_at": datetime.now(UTC)}
+            self._order += 1
+            self.store.add_started(row)
+        elif self.scheduler is not None:
+            show(self.scheduler, trial, self._reports.pop(row["trial_id"]))
+        self._rows[trial.trial_id] = row
+        self.progress.running += 1
+        return row
+
     def _end(self, trial: Any, status: str, error: str | None = None) -> None:
-        started = self._rows.pop(trial.trial_id)
+        started = self._started(trial)
+        del self._rows[trial.trial_id]
         result, now = trial.last_result or {}, datetime.now(UTC)
         row = started | {"status": status, "error": error, "ended_at": now, "epochs": _epoch(result) if METRIC in result else None}
         row["wall_seconds"] = (now - started["started_at"]).total_seconds()

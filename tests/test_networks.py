@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from raynas.arch import Arch
 from raynas.errors import ConfigError, OutOfSpaceError, UnknownNameError
-from raynas.spaces import SearchSpace, make_space
+from raynas.spaces import SPACES as REGISTERED
+from raynas.spaces import SearchSpace
 from raynas.spaces.darts import GENOTYPES, DARTSSpace, darts_cost
 from raynas.spaces.nasbench101 import NASBench101Space
 from raynas.spaces.nasbench201 import NASBench201Space
@@ -79,7 +80,7 @@ def multiply_accumulates(network: nn.Module, side: int, channels: int = 3) -> in
 
 @every_space
 def test_the_cost_of_a_space_is_that_of_the_built_network(name: str) -> None:
-    for arch in archs(name, 40):
+    for arch in archs(name, 10 if name == "darts" else 30):
         network = on_meta(arch, 10)
         assert (parameters(network), multiply_accumulates(network, 32)) == SPACES[name].cost(arch)
 
@@ -88,8 +89,7 @@ def test_the_cost_of_a_space_is_that_of_the_built_network(name: str) -> None:
 def test_nasbench101_parameters_equal_the_cost_twin(sampler: str) -> None:
     space = NASBench101Space(sampler)
     rng = np.random.default_rng(1)
-    for _ in range(150):
-        arch = space.sample(rng)
+    for arch in (space.sample(rng) for _ in range(150)):
         assert parameters(on_meta(arch, 10)) == space.cost(arch).parameters
 
 
@@ -99,7 +99,7 @@ CONV3, CONV1, POOL = "conv3x3-bn-relu", "conv1x1-bn-relu", "maxpool3x3"
 @pytest.mark.parametrize(
     ("edges", "ops", "expected"),
     [
-        ("01 02 03 04 14 25 35 46 56 06", (CONV1, CONV3, CONV3, CONV3, POOL), None),  # ten edges: the space refuses
+        ("01 02 03 05 16 26 34 46 56", (CONV1, CONV3, CONV3, CONV3, POOL), 2_694_282),  # like Inception
         ("01", (), 882_570),
         ("01 12", (CONV3,), 10_177_674),
         ("01 12", (CONV1,), 1_920_138),
@@ -109,16 +109,11 @@ CONV3, CONV1, POOL = "conv3x3-bn-relu", "conv1x1-bn-relu", "maxpool3x3"
         ("01 12 23 34 45 56 02 03 06", (CONV3,) * 5, 49_979_274),  # most
     ],
 )
-def test_nasbench101_parameters_equal_published_ones(edges: str, ops: tuple[str, ...], expected: int | None) -> None:
+def test_nasbench101_parameters_equal_published_ones(edges: str, ops: tuple[str, ...], expected: int) -> None:
     matrix = np.zeros((len(ops) + 2,) * 2, dtype=int)
     for edge in edges.split():
         matrix[int(edge[0]), int(edge[1])] = 1
-    operations = ("input", *ops, "output")
-    if expected is None:
-        with pytest.raises(OutOfSpaceError):
-            NB101.make(matrix.tolist(), operations)
-    else:
-        assert parameters(on_meta(NB101.make(matrix.tolist(), operations), 10)) == expected
+    assert parameters(on_meta(NB101.make(matrix.tolist(), ("input", *ops, "output")), 10)) == expected
 
 
 def test_nasbench201_parameters_equal_the_table(shared_data: Path) -> None:
@@ -143,10 +138,9 @@ def test_darts_parameters_equal_published_ones(name: str) -> None:
 
 
 def test_the_imagenet_network_has_the_published_size() -> None:
-    # 4.7 M parameters and 574 M multiply-accumulates without batch norm (Liu et al. 2019, table 3); the exact count is commonly reported.
+    # 4.7 M parameters (Liu et al. 2019, table 3)
     network = on_meta(PUBLISHED["DARTS_V2"], 1000, 224)
-    assert isinstance(network, NetworkImageNet)
-    assert parameters(network) == 4_718_752
+    assert (type(network), parameters(network)) == (NetworkImageNet, 4_718_752)
 
 
 @pytest.mark.parametrize("channels", [8, 20])
@@ -192,7 +186,7 @@ def test_small_grey_images_train(name: str, side: int) -> None:
         images = torch.randn(3, 1, side, side).to(memory_format=torch.channels_last)
         logits = network(images)
         assert logits.shape == (3, 4)
-        nn.functional.cross_entropy(logits, torch.tensor([0, 1, 3])).backward()
+        nn.functional.cross_entropy(logits, torch.tensor([0, 1, 3])).backward()  # type: ignore[no-untyped-call]
         assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
         assert network.get_parameter("classifier.weight").grad.abs().sum() > 0  # type: ignore[union-attr]
 
@@ -214,8 +208,7 @@ def test_large_images_are_halved_until_the_side_is_at_most_64() -> None:
 
 def test_all_weights_of_a_deep_darts_network_have_gradients_where_a_cell_has_none() -> None:
     network = make_network(PUBLISHED["ASHA200"], 3, channels=4, layers=6, auxiliary=True)
-    logits, auxiliary = network(torch.randn(2, 3, 32, 32))
-    (logits.sum() + auxiliary.square().sum()).backward()
+    torch.cat(network(torch.randn(2, 3, 32, 32))).square().sum().backward()  # type: ignore[no-untyped-call]
     assert all(p.grad is not None for p in network.parameters())
 
 
@@ -286,8 +279,7 @@ def test_darts_cell_connects_as_described() -> None:
     cell = DARTSCell(pairs, 6, 5, 4, reduction=False, reduction_before=False).eval()
     before, last = torch.randn(2, 6, 4, 4), torch.randn(2, 5, 4, 4)
     a, b = cell.before(before), cell.last(last)
-    expected = torch.cat([a + b, a + b, 2 * (a + b), 2 * (a + b) + b], 1)
-    assert torch.allclose(cell(before, last, None), expected)
+    assert torch.allclose(cell(before, last, None), torch.cat([a + b, a + b, 2 * (a + b), 2 * (a + b) + b], 1))
 
 
 def test_poolings_of_an_evaluated_network_have_no_batch_norm() -> None:
@@ -302,31 +294,28 @@ def test_poolings_of_an_evaluated_network_have_no_batch_norm() -> None:
 
 def test_drop_path_keeps_whole_images_and_the_mean() -> None:
     images = drop_path(torch.ones(4000, 2, 3, 3), torch.tensor(0.75))
-    per_image = images.flatten(1)
-    assert torch.equal(per_image.min(1).values, per_image.max(1).values)
-    assert set(per_image[:, 0].tolist()) == {0.0, pytest.approx(4 / 3)}
+    assert torch.equal(images, images[:, :1, :1, :1].expand_as(images))
+    assert sorted(set(images[:, 0, 0, 0].tolist())) == pytest.approx([0, 4 / 3])
     assert float(images.mean()) == pytest.approx(1, abs=0.05)
 
 
-def test_paths_are_dropped_in_training_only_and_identities_never() -> None:
+def test_paths_are_dropped_in_training_only() -> None:
     images = torch.randn(16, 3, 8, 8)
     network = make_network(PUBLISHED["BANANAS"], 4, 8, channels=4, layers=3)
     assert isinstance(network, NetworkCIFAR)
     network.drop_path_prob = 0.5
-    assert network.drop_path_prob == 0.5
-    assert "keep" not in network.state_dict()
+    assert (network.drop_path_prob, "keep" in network.state_dict()) == (0.5, False)
     assert not torch.equal(network(images), network(images))
     network.eval()
     assert torch.equal(network(images), network(images))
 
+
+def test_an_identity_is_never_dropped_but_the_skip_of_a_reduction_is() -> None:
     skips = [("skip_connect", source) for _ in range(4) for source in (0, 1)]
-    cell = DARTSCell(skips, 4, 4, 4, reduction=False, reduction_before=False)
-    assert torch.equal(
-        cell(images[:, :1].expand(-1, 4, -1, -1), torch.ones(16, 4, 8, 8), torch.tensor(0.1)).detach(),
-        cell(images[:, :1].expand(-1, 4, -1, -1), torch.ones(16, 4, 8, 8), None).detach(),
-    )
-    halving = DARTSCell(skips, 4, 4, 4, reduction=True, reduction_before=False)  # there a skip is a convolution, which may be dropped
-    assert (halving(torch.randn(16, 4, 8, 8), torch.randn(16, 4, 8, 8), torch.tensor(0.01)) == 0).any()
+    before, last = torch.randn(2, 16, 4, 8, 8)
+    normal, halving = (DARTSCell(skips, 4, 4, 4, reduction, reduction_before=False) for reduction in (False, True))
+    assert torch.equal(normal(before, last, torch.tensor(0.01)), normal(before, last, None))
+    assert (halving(before, last, torch.tensor(0.01)) == 0).any()
 
 
 @pytest.mark.parametrize("probability", [-0.1, 1.0, float("nan")])
@@ -361,8 +350,6 @@ def wide_network(arch: Arch, classes: int, image_size: int, image_channels: int,
 
 
 def test_every_space_has_a_network_and_users_bring_their_own() -> None:
-    from raynas.spaces import SPACES as REGISTERED
-
     assert NETWORKS.keys() == REGISTERED.keys()
     network = make_network(next(archs("darts", 1)), 3, 8, 1, network=f"{__name__}:wide_network", width=4)
     assert network(torch.zeros(2, 1, 8, 8)).shape == (2, 3)
@@ -410,4 +397,3 @@ def test_unknown_names_and_foreign_architectures_are_refused() -> None:
             make_network(arch, 10, network=other)
     with pytest.raises(OutOfSpaceError):
         make_network(next(archs("darts", 1)), 10, network="nasbench201")
-    assert make_space("nasbench201").contains(arch)

@@ -211,6 +211,30 @@ def test_ctrl_c_exits_130_and_says_how_to_go_on(curves: Path, tmp_path: Path) ->
     assert len(results.read(str(tmp_path / "run")).trials) == len(before) + 5
 
 
+def test_two_searches_on_one_machine_do_not_meet(curves: Path, tmp_path: Path) -> None:
+    flags = (
+        "--table",
+        curves,
+        "--trials",
+        20,
+        "--searcher",
+        "random",
+        "--set",
+        "trainable_options.seconds_per_report=0.3",
+        "--out",
+        "slow",
+    )
+    slow = subprocess.Popen(command(*flags), cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    while slow.poll() is None and not list(tmp_path.glob("slow/parts/started-*.parquet")):
+        time.sleep(0.1)
+    quick = search(tmp_path, "--trials", 3, "--searcher", "random", "--out", "quick")
+    assert quick.returncode == 0, quick.stderr
+    assert slow.poll() is None  # else the test shows nothing
+    printed = slow.communicate(timeout=120)[0]
+    assert slow.returncode == 0, printed
+    assert {row["status"] for row in results.read(str(tmp_path / "slow")).trials.to_pylist()} == {"finished"}
+
+
 BAD = {
     "space": (["--space", "nasbench2001"], ["nasbench201", "darts"]),
     "searcher": (["--searcher", "bananna"], ["'bananas'", "random"]),

@@ -16,7 +16,7 @@ from nasbench_files import NUMBERS, crc32c, entry, expected_values, message, mod
 from raynas.errors import TableError
 from raynas.spaces import make_space
 from raynas.tables import Table, tfrecord
-from raynas.tables.tfrecord import VALUES, Run, decode, parse_metrics, read_table
+from raynas.tables.tfrecord import VALUES, decode, parse_metrics, read_table
 
 
 def test_crc32c_of_the_standard() -> None:
@@ -135,8 +135,7 @@ def test_metrics_are_read_as_the_official_runtime_reads_them(messages: list[Any]
     made.append(model_metrics().FromString(contents[-1]))
     for one, content in zip(made, contents, strict=True):
         assert parse_metrics(content) == (one.trainable_parameters, expected_values(one))
-    runs = [Run(i, "a", 108, "", "", content) for i, content in enumerate(contents)]
-    parameters, values = decode(runs, "file")
+    parameters, values = decode(contents, range(len(contents)), "file")
     assert parameters.tolist() == [one.trainable_parameters for one in made]
     assert values.tolist() == list(map(expected_values, made))
 
@@ -148,16 +147,15 @@ def test_metrics_that_are_none_raise_value_errors_only(content: Any) -> None:
         at, byte = content
         good = message(0.75)
         content = good[:at] + bytes([byte]) + good[at + 1 :]
-    runs = [Run(7, "a", 108, "", "", content)]
     try:
         expected = parse_metrics(content)
     except ValueError:
         try:
-            decode(runs, "file")
+            decode([content], [7], "file")
         except TableError as error:
             assert "record 7" in str(error)  # noqa: PT017
         return
-    parameters, values = decode(runs, "file")
+    parameters, values = decode([content], [7], "file")
     assert parameters.tolist() == [expected[0]]
     np.testing.assert_array_equal(values, [expected[1]])
 

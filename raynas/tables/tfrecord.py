@@ -66,7 +66,7 @@ def read_runs(stream: BinaryIO, name: str) -> Iterator[Run]:
     Raises:
         TableError: the file is cut off or damaged; the message says at which record, the first being 1.
     """
-    number, crc, decode = 0, google_crc32c.value, json.JSONDecoder().raw_decode
+    number, crc, parse = 0, google_crc32c.value, json.JSONDecoder().raw_decode
     lengths: dict[bytes, int] = {}  # of the headers that were found correct, of which there are a few dozen
     while header := stream.read(12):
         number += 1
@@ -81,7 +81,7 @@ def read_runs(stream: BinaryIO, name: str) -> Iterator[Run]:
             raise TableError(f"{name} is damaged at record {number}: its checksum does not match; fetch the file anew")
         try:
             text = content.decode()
-            (module_hash, epochs, adjacency, operations, metrics), end = decode(text)
+            (module_hash, epochs, adjacency, operations, metrics), end = parse(text)
             if type(module_hash) is not str or type(epochs) is not int or end < len(text):
                 raise TypeError
             yield Run(number, module_hash, epochs, adjacency, operations, binascii.a2b_base64(metrics))
@@ -169,27 +169,27 @@ _TAGS = [*((47 * e + place, tag) for e in range(3) for place, tag in _EVALUATION
 _PLACES = np.array([[47 * e + 9 * field - 6 + byte for byte in range(8)] for e, field in _ORDER]).ravel()  # of the bytes of VALUES
 
 
-def decode(runs: Sequence[Run], name: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Trainable parameters (m,) and VALUES (m, 8) of m records of the file `name`.
+def decode(messages: Sequence[bytes], numbers: Sequence[int], name: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Trainable parameters (m,) and VALUES (m, 8) of m ModelMetrics messages, from the records `numbers` of the file `name`.
 
     Raises:
         TableError: metrics are malformed; the message says at which record.
     """
-    parameters, values = np.empty(len(runs), dtype=np.int64), np.empty((len(runs), len(VALUES)))
-    lengths = np.array([len(run.metrics) for run in runs])
+    parameters, values = np.empty(len(messages), dtype=np.int64), np.empty((len(messages), len(VALUES)))
+    lengths = np.array([len(message) for message in messages])
     for length in sorted(set(lengths.tolist())):
         (where,) = np.nonzero(lengths == length)
         if length in _USUAL_LENGTHS:
-            block = np.frombuffer(b"".join([runs[i].metrics for i in where.tolist()]), dtype=np.uint8).reshape(-1, length)
+            block = np.frombuffer(b"".join([messages[i] for i in where.tolist()]), dtype=np.uint8).reshape(-1, length)
             usual = _is_usual(block)
             parameters[where[usual]] = (block[usual, _USUAL + 1 : -9] & 0x7F) @ (1 << 7 * np.arange(length - _USUAL - 10))
             values[where[usual]] = block[usual][:, _PLACES].copy().view("<f8")
             where = where[~usual]
         for i in where.tolist():
             try:
-                parameters[i], values[i] = parse_metrics(runs[i].metrics)
+                parameters[i], values[i] = parse_metrics(messages[i])
             except ValueError as error:
-                raise _malformed(name, runs[i].number, error) from error
+                raise _malformed(name, numbers[i], error) from error
     return parameters, values
 
 
@@ -235,12 +235,13 @@ class _Column:
 
 
 class _Repeat:
-    """The runs of one budget and repeat: a column for each of VALUES, and those that wait to be written, with their rows."""
+    """The runs of one budget and repeat: a column for each of VALUES, and the messages that wait to be decoded."""
 
     def __init__(self) -> None:
         self.columns = [_Column() for _ in VALUES]
         self.rows: list[int] = []
-        self.runs: list[Run] = []
+        self.messages: list[bytes] = []
+        self.numbers: list[int] = []  # of the records
 
 
 class _Cells:
@@ -268,7 +269,8 @@ class _Cells:
         repeat = repeats[seen[row]]
         seen[row] += 1
         repeat.rows.append(row)
-        repeat.runs.append(run)
+        repeat.messages.append(run.metrics)
+        repeat.numbers.append(run.number)
         if len(repeat.rows) == _BATCH:
             self._flush(repeat)
 
@@ -283,12 +285,12 @@ class _Cells:
         return self.rows.setdefault(run.module_hash, len(self.rows))
 
     def _flush(self, repeat: _Repeat) -> None:
-        parameters, values = decode(repeat.runs, self.name)
+        parameters, values = decode(repeat.messages, repeat.numbers, self.name)
         rows = np.array(repeat.rows, dtype=np.int64)
         np.asarray(self._parameters)[rows] = parameters
         for column, known in zip(repeat.columns, values.T, strict=True):
             column.put(rows, known)
-        repeat.rows, repeat.runs = [], []
+        repeat.rows, repeat.messages, repeat.numbers = [], [], []
 
     def columns(self) -> dict[Key, NDArray[np.floating[Any]]]:
         """All columns; they are no longer here afterwards."""

@@ -1,0 +1,168 @@
+"""The simulated cluster, and that it does what Ray does."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from raynas import results
+from raynas.schedulers import make_scheduler
+from raynas.simulate import Simulation
+from raynas.spaces import make_space
+from raynas.tables import Table, open_table
+from searchers import SEARCHERS, ArchSearcher, RandomSearch
+
+BUDGETS = (4, 12, 36, 108)
+
+
+@pytest.fixture(scope="module")
+def table() -> Table:
+    """Invented learning curves that end at NAS-Bench-201's real accuracies; training takes 1 to 3 seconds an epoch."""
+    real = open_table(None, "nasbench201", "cifar10")
+    final = real.values("valid_accuracy")
+    budgets = np.array(BUDGETS)
+    curve = final[:, None] * (1 - 0.5 * np.exp(-budgets / 20))  # (n, B)
+    seconds = budgets * np.random.default_rng(0).uniform(1, 3, size=(len(final), 1))
+    metrics = {"valid_accuracy": curve[:, :, None], "train_seconds": seconds[:, :, None]}
+    return Table.build(
+        space="nasbench201", dataset="invented", ids=real.ids, metrics=metrics, budgets=BUDGETS, source="test", licence="none", sha256=""
+    )
+
+
+def searcher(name: str, seed: int = 0) -> ArchSearcher:
+    options = {"pool": 50, "predictor_options": {"epochs": 5}} if name.startswith("bananas") else {}
+    made: ArchSearcher = SEARCHERS[name](make_space("nasbench201"), seed=seed, max_epochs=108, fitting="inline", **options)
+    return made
+
+
+@pytest.mark.parametrize("name", SEARCHERS)
+@pytest.mark.parametrize("scheduler", ["fifo", "asha", "hyperband", "median"])
+def test_every_searcher_runs_with_every_scheduler(name: str, scheduler: str, table: Table) -> None:
+    made = make_scheduler(scheduler, "valid_accuracy", "max", 108)
+    ended = Simulation(searcher(name), table, 40, workers=4, scheduler=made, failure_rate=0.3, straggler_rate=0.2).run()
+    assert len({result.arch_id for result in ended}) == len(ended) == 40
+    assert any(result.status == "failed" for result in ended)
+    assert [result.ended for result in ended] == sorted(result.ended for result in ended)
+    for result in ended:
+        assert result.started <= result.ended
+        if result.epochs:
+            assert result.valid_accuracy == table.query(result.arch_id, result.epochs).valid_accuracy
+        assert (result.status == "finished") <= (result.epochs == 108)
+    if scheduler in ("fifo", "asha"):  # what the others stop depends on the trials they happen to see together
+        assert any(result.status == "stopped" for result in ended) == (scheduler == "asha")
+
+
+def test_hyperband_stops_what_is_worse(table: Table) -> None:
+    scheduler = make_scheduler("hyperband", "valid_accuracy", "max", 108)
+    ended = Simulation(searcher("random"), table, 100, workers=20, scheduler=scheduler).run()
+    assert len(ended) == 100
+    stopped = [result for result in ended if result.status == "stopped"]
+    assert len(stopped) > 10
+    assert {result.epochs for result in stopped} <= {4, 12, 36}
+    final = {
+        status: np.mean([table.query(r.arch_id).valid_accuracy for r in ended if r.status == status]) for status in ("stopped", "finished")
+    }
+    assert final["stopped"] < final["finished"]
+
+
+def test_the_clock_is_the_tables(table: Table) -> None:
+    one = Simulation(RandomSearch(make_space("nasbench201"), max_epochs=108), table, 20, workers=1)
+    seconds = [table.query(result.arch_id).train_seconds for result in one.run()]
+    assert one.now == pytest.approx(sum(s for s in seconds if s is not None))
+    many = Simulation(RandomSearch(make_space("nasbench201"), max_epochs=108), table, 20, workers=20)
+    seconds = [table.query(result.arch_id).train_seconds for result in many.run()]
+    assert [result.ended for result in many.results] == pytest.approx(seconds)  # they all began at 0, and come in as they end
+    assert many.now == max(result.ended for result in many.results)
+
+
+def test_stragglers_take_longer(table: Table) -> None:
+    quick, slow = (
+        Simulation(RandomSearch(make_space("nasbench201"), max_epochs=108), table, 10, straggler_rate=rate, straggler_factor=5.0)
+        for rate in (0.0, 1.0)
+    )
+    quick.run()
+    slow.run()
+    assert slow.now == pytest.approx(5 * quick.now)
+
+
+def test_a_run_is_a_function_of_its_seed(table: Table) -> None:
+    first, again, other = (
+        [result.arch_id for result in Simulation(searcher("bananas", seed), table, 30, workers=3).run()] for seed in (1, 1, 2)
+    )
+    assert first == again
+    assert first != other
+
+
+@pytest.mark.slow
+def test_ray_and_the_simulation_propose_the_same_architectures(tmp_path: Path) -> None:
+    flags = ["--trials", "30", "--concurrency", "1", "--seed", "5", "--out", "run", "--set", "searcher_options.pool=50"]
+    done = subprocess.run(
+        [sys.executable, "-m", "raynas.search", *flags], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    on_ray = [row["arch_id"] for row in results.read(str(tmp_path / "run")).trials.to_pylist()]
+    real = open_table(None, "nasbench201", "cifar10")
+    same = SEARCHERS["bananas"](make_space("nasbench201"), seed=5, max_epochs=200, fitting="inline", pool=50)
+    assert [result.arch_id for result in Simulation(same, real, 30).run()] == on_ray
+
+
+def compare(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "raynas.compare", "--out", "out", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
+
+
+def test_compare_is_complete_resumable_and_repeatable(tmp_path: Path) -> None:
+    import pandas as pd
+
+    flags = ["--searchers", "random,evolution", "--trials", "20", "--workers", "2"]
+    done = compare(tmp_path, *flags, "--seeds", "2")
+    assert done.returncode == 0, done.stderr
+    assert "random" in done.stdout
+    assert "8.393" in done.stdout  # the optimum of the table
+    first = pd.read_parquet(tmp_path / "out" / "curves.parquet")
+    assert len(first) == 2 * 2 * 20
+    assert list(first.columns[:7]) == ["searcher", "scheduler", "seed", "queries", "simulated_seconds", "valid_accuracy", "test_accuracy"]
+    for _, run in first.groupby(["searcher", "seed"]):
+        assert run["queries"].tolist() == list(range(1, 21))
+        assert run["valid_accuracy"].is_monotonic_increasing
+        assert run["simulated_seconds"].is_monotonic_increasing
+    assert (tmp_path / "out" / "curves.png").read_bytes().startswith(b"\x89PNG")
+    kept = tmp_path / "out" / "parts" / "random-fifo-0.parquet"
+    written = kept.stat().st_mtime_ns
+    more = compare(tmp_path, *flags, "--seeds", "3")
+    assert more.returncode == 0, more.stderr
+    assert kept.stat().st_mtime_ns == written
+    both = pd.read_parquet(tmp_path / "out" / "curves.parquet")
+    pd.testing.assert_frame_equal(both[both["seed"] < 2].reset_index(drop=True), first)
+    summary = pd.read_csv(tmp_path / "out" / "summary.csv")
+    last = both[both["queries"] == 20].groupby("searcher")["valid_accuracy"].mean()
+    shown = summary[summary["queries"] == 20].set_index("searcher")["valid_error_mean"]
+    assert shown.to_dict() == pytest.approx((100 * (1 - last)).to_dict())
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["config"]["trials"] == 20
+    other = compare(tmp_path, "--searchers", "random", "--trials", "30")
+    assert other.returncode == 2
+    assert "trials = 20" in other.stderr
+
+
+BAD = {
+    "searcher": (["--searchers", "random,bananna"], "'bananas'"),
+    "scheduler": (["--schedulers", "ashaa"], "'asha'"),
+    "seeds": (["--seeds", "0"], "seeds = 0"),
+    "options": (["--set", "searcher_options.evolution.pool=3"], "'evolution' 'pool'"),
+    "stranger": (["--searchers", "random", "--set", "searcher_options.evolution.tournament=3"], "does not take part"),
+    "table": (["--table", "nowhere.parquet"], "nowhere.parquet"),
+    "repeat": (["--repeat", "9"], "no repeat 9"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_gets_one_clear_line(case: str, tmp_path: Path) -> None:
+    arguments, words = BAD[case]
+    done = compare(tmp_path, *arguments)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert words in done.stderr
+    assert not (tmp_path / "out").exists()
