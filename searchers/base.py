@@ -98,7 +98,7 @@ class ArchSearcher(Searcher):  # type: ignore[misc]  # ray has no types
         time_attr: str = "epoch",
         num_initial: int = 10,
         refit_every: int = 10,
-        refit_share: float = 0.15,
+        refit_share: float = 0.3,
         fitting: Literal["thread", "inline"] = "thread",
         points_to_evaluate: Iterable[Arch | Mapping[str, Any]] = (),
     ) -> None:

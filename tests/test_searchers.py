@@ -223,7 +223,12 @@ def letters(searcher: ArchSearcher, trials: int) -> list[float]:
 
 @pytest.mark.parametrize("acquisition", ["its", "ts", "ucb", "ei", "pi", "mean"])
 def test_bananas_learns_and_random_search_does_not(acquisition: str) -> None:
-    options: dict[str, Any] = {"encoding": "path", "acquisition": acquisition, "predictor_options": {"epochs": 40, "width": 16}}
+    options: dict[str, Any] = {
+        "encoding": "path",
+        "acquisition": acquisition,
+        "exploration": 1.0,
+        "predictor_options": {"epochs": 40, "width": 16},
+    }
     searcher = BananasSearch(ToySpace(6), num_initial=10, refit_every=5, refit_share=1.0, fitting="inline", pool=100, **options)
     found = letters(searcher, 40)
     assert max(found) >= 5 / 6  # 13 of 729
