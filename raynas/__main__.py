@@ -11,6 +11,7 @@ COMMANDS = {
     "search": "raynas.search:main",
     "compare": "raynas.compare:main",
     "convert": "raynas.convert:main",
+    "train": "raynas.train:main",
 }
 
 

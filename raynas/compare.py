@@ -29,12 +29,12 @@ from raynas.command import DONE, Parser, add_flags, run_command
 from raynas.config import assign, make_config, provenance, read_yaml
 from raynas.errors import ConfigError
 from raynas.recorder import METRIC
-from raynas.registry import check_options, resolve
+from raynas.registry import resolve
 from raynas.schedulers import SCHEDULERS, make_scheduler
 from raynas.simulate import SimulatedResult, Simulation
 from raynas.spaces import make_space
 from raynas.tables import Table, open_table
-from searchers import SEARCHERS, ArchSearcher
+from searchers import ArchSearcher, make_searcher
 
 CURVES = pa.schema(
     [
@@ -183,11 +183,8 @@ _table = lru_cache(maxsize=2)(open_table)
 
 
 def _searcher(name: str, config: CompareConfig, seed: int, max_epochs: int) -> ArchSearcher:
-    factory = resolve(SEARCHERS, name, "searcher")
-    options = check_options(factory, config.searcher_options.get(name, {}), f"searcher {name!r}")
-    fixed = {"metric": METRIC, "mode": "max", "seed": seed, "max_epochs": max_epochs, "fitting": "inline"}
-    made: ArchSearcher = factory(make_space(config.space, config.space_options), **(fixed | options))
-    return made
+    space, options = make_space(config.space, config.space_options), config.searcher_options.get(name, {})
+    return make_searcher(name, space, options, metric=METRIC, mode="max", seed=seed, max_epochs=max_epochs, fitting="inline")
 
 
 def _run(config: CompareConfig, searcher_name: str, scheduler_name: str, seed: int) -> None:

@@ -33,7 +33,7 @@ from raynas.registry import check_options, resolve
 from raynas.results import Tables
 from raynas.schedulers import make_scheduler, remembers, replay
 from raynas.spaces import make_space
-from searchers import SEARCHERS, ArchSearcher
+from searchers import ArchSearcher, make_searcher
 from trainables import TRAINABLES
 from trainables.base import Plan
 
@@ -111,14 +111,18 @@ class Search:
         return common | {"max_epochs": config.max_epochs, "seed": config.seed} | config.trainable_options
 
     def _searcher(self) -> ArchSearcher:
-        config = self.config
-        factory = resolve(SEARCHERS, config.searcher, "searcher")
-        checked = check_options(factory, config.searcher_options, f"searcher {config.searcher!r}")
-        # Beside trials that answer at once a thread would always come too late.
-        seed = config.seed if self.before is None else (config.seed, len(self.before.trials))  # not the same draws again
-        options = {"fitting": "inline" if self.plan.instant else "thread", "seed": seed} | checked
-        made: ArchSearcher = factory(self.space, metric=METRIC, mode="max", max_epochs=self.plan.max_epochs, **options)
-        return made
+        seed = self.config.seed if self.before is None else (self.config.seed, len(self.before.trials))  # not the same draws again
+        return make_searcher(
+            self.config.searcher,
+            self.space,
+            self.config.searcher_options,
+            metric=METRIC,
+            mode="max",
+            seed=seed,
+            max_epochs=self.plan.max_epochs,
+            # Beside trials that answer at once a thread would always come too late.
+            fitting="inline" if self.plan.instant else "thread",
+        )
 
     def run(self) -> int:
         """Runs to the end; returns the exit code."""

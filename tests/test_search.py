@@ -245,6 +245,7 @@ BAD = {
     "option": (["--set", "searcher_options.pol=3"], ["'pool'", "parents"]),
     "option type": (["--set", "searcher_options.pool=many"], ["pool", "'many'", "integer"]),
     "option value": (["--set", "searcher_options.pool=0"], ["at least 1"]),
+    "option of the command": (["--set", "searcher_options.metric=x"], ["metric", "the command sets it"]),
     "no trials": (["--trials", "0"], ["trials = 0", "greater than 0"]),
     "no number": (["--trials", "many"], ["--trials", "'many'"]),
     "no assignment": (["--set", "trials"], ["KEY=VALUE"]),

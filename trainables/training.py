@@ -1,0 +1,292 @@
+"""Training of one architecture on one device, an epoch at a time.
+
+n: images, c: channels, h and w: height and width in pixels.
+"""
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from math import cos, isfinite, pi
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from raynas.arch import Arch
+from raynas.errors import ConfigError, RaynasError, ResumeError
+from trainables.augmentation import cutout, random_crop, random_flip
+from trainables.data import Data
+from trainables.networks import make_network
+from trainables.recipes import Recipe
+from trainables.rmsprop import TensorFlowRMSprop
+
+FORMAT = 1  # of `Trainer.state_dict`
+
+
+class TrainingError(RaynasError):
+    """A training cannot go on."""
+
+
+class Normalize(nn.Module):
+    """Images in [0, 1] -> images of mean 0 and deviation 1 in each channel: (n, c, h, w) -> (n, c, h, w)."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean)[:, None, None], persistent=False)
+        self.register_buffer("std", torch.tensor(std)[:, None, None], persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - self.mean) / self.std
+
+
+def make_device(name: str) -> torch.device:
+    """The device `name`; "auto": a GPU where there is one, else the CPU.
+
+    Raises:
+        ConfigError: there is no such device.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ConfigError(f"the device {name!r} cannot be used here: {str(error).splitlines()[0]}; auto chooses one") from error
+    return device
+
+
+def network_cost(network: nn.Module, channels: int, size: int) -> tuple[int, int]:
+    """Trainable parameters, and multiply-accumulates of convolutions and linear layers for one image (c, h, w) = (channels, size, size)."""
+    products = 0
+
+    def count(layer: nn.Module, inputs: Any, output: Tensor) -> None:
+        nonlocal products
+        weight = layer.weight
+        assert isinstance(weight, Tensor)
+        positions = output[0, 0].numel() if isinstance(layer, nn.Conv2d) else 1
+        products += positions * weight.numel()
+
+    hooks = [m.register_forward_hook(count) for m in network.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+    was_training = network.training
+    example = next(network.parameters())
+    with torch.inference_mode():
+        network.eval()(torch.zeros(1, channels, size, size, device=example.device, dtype=example.dtype))
+    network.train(was_training)
+    for hook in hooks:
+        hook.remove()
+    return sum(w.numel() for w in network.parameters() if w.requires_grad), products
+
+
+class Trainer:
+    """Trains the network of `arch` on `data` as `recipe` says.
+
+    What is random in an epoch follows from `seed` and the number of the epoch alone, so that a training that goes on from a saved
+    state is, on a CPU, equal to one that never stopped, bit for bit.
+
+    Args:
+        epochs: after which the learning rate is 0; None: those of the recipe.
+        batch_size: None: that of the recipe.
+        micro_batches: parts into which a batch is divided to save memory; gradients add up, batch norms see the parts.
+
+    Raises:
+        ConfigError: the network does not fit the images, or the recipe not the space.
+    """
+
+    def __init__(
+        self,
+        arch: Arch,
+        data: Data,
+        recipe: Recipe,
+        device: torch.device,
+        seed: int,
+        epochs: int | None = None,
+        batch_size: int | None = None,
+        micro_batches: int = 1,
+    ) -> None:
+        if arch.space not in recipe.networks:
+            raise ConfigError(f"recipe {recipe.name!r} is for {', '.join(recipe.networks)}, not for space {arch.space!r}")
+        self.arch, self.data, self.recipe, self.device, self.seed = arch, data, recipe, device, seed
+        self.epochs = recipe.epochs if epochs is None else epochs
+        self.batch_size = recipe.batch_size if batch_size is None else batch_size
+        self.micro_batches = micro_batches
+        if self.epochs < 1 or self.batch_size < 2:
+            raise ConfigError(
+                f"a training needs at least 1 epoch and batches of at least 2 images, not {self.epochs} and {self.batch_size}"
+            )
+        self.epoch = 0  # how many are done
+        self.train_seconds = 0.0  # spent on training so far
+        with self._randomness(0):
+            network = make_network(arch, data.classes, data.image_size, data.channels, **recipe.networks[arch.space])
+        cuda = device.type == "cuda"
+        # Only there: it is no faster on a CPU, where PyTorch 2.14 is wrong for some strided convolutions in this format.
+        self.network = network.to(device, memory_format=torch.channels_last if cuda else torch.preserve_format)  # type: ignore[call-overload]
+        self.parameters, self.flops = network_cost(self.network, data.channels, data.image_size)
+        self.optimizer = _optimizer(recipe, self.network, fused=cuda)
+        self.normalize = Normalize(data.mean, data.std).to(device)
+        self._bf16 = cuda and torch.cuda.is_bf16_supported()
+        self._splits = {name: getattr(data, name).to(device) for name in ("train", "valid", "test")}
+
+    @contextmanager
+    def _randomness(self, epoch: int) -> Iterator[None]:
+        """Within it, torch's global generators follow from the seed and the number of the epoch, 0 for the initial weights."""
+        devices = [self.device.index or 0] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices):
+            torch.manual_seed(_derived(self.seed, epoch))
+            yield
+
+    def train_epoch(self) -> dict[str, float]:
+        """Trains on every training image once.
+
+        Returns `epoch` (from 1 on), `train_loss` (mean cross entropy, without that of an auxiliary head), `train_accuracy`
+        (of the changed images, while the weights change), `learning_rate` (of the last step) and `train_seconds` (of all epochs).
+
+        Raises:
+            TrainingError: the loss became infinite or no number; no epoch is left.
+        """
+        if self.epoch >= self.epochs:
+            raise TrainingError(f"all {self.epochs} epochs are done; a longer training must start anew, with more epochs")
+        began, rate = time.perf_counter(), 0.0
+        totals = torch.zeros(2, dtype=torch.float64, device=self.device)  # loss, correct
+        train = self._splits["train"]
+        self.network.train()
+        if hasattr(self.network, "drop_path_prob"):
+            self.network.drop_path_prob = self.recipe.drop_path * self.epoch / self.epochs  # type: ignore[assignment]
+        with self._randomness(self.epoch + 1):
+            generator = torch.Generator(self.device).manual_seed(_derived(self.seed, self.epoch + 1, 1))
+            order = torch.randperm(len(train), generator=generator, device=self.device)
+            batches = [batch for batch in order.split(self.batch_size) if len(batch) > 1]  # no batch norm of a single image
+            for step, batch in enumerate(batches):
+                rate = self._set_learning_rate(step / len(batches))
+                totals += self._step(self._augmented(train.images[batch], generator), train.labels[batch])
+        loss, accuracy = (totals / sum(map(len, batches))).tolist()
+        if not isfinite(loss):
+            raise TrainingError(f"the training diverged: the loss of epoch {self.epoch + 1} is {loss}; try another seed or architecture")
+        self.epoch += 1
+        self.train_seconds += time.perf_counter() - began
+        return {
+            "epoch": self.epoch,
+            "train_loss": loss,
+            "train_accuracy": accuracy,
+            "learning_rate": rate,
+            "train_seconds": self.train_seconds,
+        }
+
+    def _set_learning_rate(self, progress: float) -> float:
+        """Along half a cosine, https://arxiv.org/abs/1608.03983 without restarts; `progress` within the epoch, in [0, 1)."""
+        position = self.epoch + (progress if self.recipe.cosine == "step" else 0.0)
+        rate = self.recipe.learning_rate * (1 + cos(pi * position / self.epochs)) / 2
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        return rate
+
+    def _augmented(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        recipe = self.recipe
+        if recipe.padding:
+            images = random_crop(images, recipe.padding, generator)
+        if recipe.flip and self.data.mirrored:
+            images = random_flip(images, generator)
+        images = self.normalize(images)
+        return cutout(images, recipe.cutout, generator) if recipe.cutout else images
+
+    def _step(self, images: Tensor, labels: Tensor) -> Tensor:
+        """One step of the optimizer; returns (2,): the sum of the losses, and how many images were classified correctly."""
+        self.optimizer.zero_grad(set_to_none=True)
+        totals = torch.zeros(2, dtype=torch.float64, device=self.device)
+        parts = min(self.micro_batches, len(labels) // 2)  # no batch norm of a single image
+        for x, y in zip(images.tensor_split(parts), labels.tensor_split(parts), strict=True):
+            with self._autocast():
+                output = self.network(self._formatted(x))
+                logits, auxiliary = output if isinstance(output, tuple) else (output, None)
+                loss = own = F.cross_entropy(logits, y, reduction="sum")
+                if auxiliary is not None:
+                    loss = own + self.recipe.auxiliary_weight * F.cross_entropy(auxiliary, y, reduction="sum")
+            (loss / len(labels)).backward()  # type: ignore[no-untyped-call]
+            totals += torch.stack([own.detach(), (logits.argmax(1) == y).sum()])
+        if self.recipe.clip is not None:
+            nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.clip)
+        self.optimizer.step()
+        return totals
+
+    def evaluate(self, split: Literal["train", "valid", "test"]) -> float | None:
+        """The fraction of a split's images, unchanged, that the network classifies correctly; None if there are no images.
+
+        Raises:
+            TrainingError: the network's outputs are no numbers.
+        """
+        part = self._splits[split]
+        if not len(part):
+            return None
+        self.network.eval()
+        correct, finite = 0, True
+        with torch.inference_mode(), self._autocast():
+            for images, labels in _batches(part.images, part.labels, 2 * max(1, self.batch_size // self.micro_batches)):
+                logits = self.network(self._formatted(self.normalize(images)))
+                correct += int((logits.argmax(1) == labels).sum())
+                finite = finite and bool(logits.isfinite().all())
+        if not finite:
+            raise TrainingError("the training diverged: outputs of the network are not finite; try another seed or architecture")
+        return correct / len(part)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self._bf16)
+
+    def _formatted(self, images: Tensor) -> Tensor:
+        return images.contiguous(memory_format=torch.channels_last if self.device.type == "cuda" else torch.contiguous_format)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything from which another Trainer can go on: tensors, numbers and texts only, not copied."""
+        return {
+            **self._identity(),
+            "epoch": self.epoch,
+            "train_seconds": self.train_seconds,
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on where `state_dict` was called.
+
+        Raises:
+            ResumeError: the state is of another training; nothing has changed then.
+        """
+        for key, own in self._identity().items():
+            if state.get(key) != own:
+                raise ResumeError(f"the checkpoint is of another training: its {key} is {state.get(key)!r}, here it is {own!r}")
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.epoch, self.train_seconds = state["epoch"], state["train_seconds"]
+
+    def _identity(self) -> dict[str, Any]:
+        """What a state must agree with; not the batch size, which memory may force to change."""
+        data = self.data
+        return {
+            "format": FORMAT,
+            "space": self.arch.space,
+            "architecture": self.arch.id,
+            "classes": data.classes,
+            "images": [data.channels, data.image_size, data.image_size],
+            "recipe": self.recipe.name,
+            "epochs": self.epochs,
+            "seed": self.seed,
+        }
+
+
+def _derived(*key: int) -> int:
+    """A seed of 63 bits that follows from the numbers."""
+    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def _batches(images: Tensor, labels: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    return zip(images.split(size), labels.split(size), strict=True)
+
+
+def _optimizer(recipe: Recipe, network: nn.Module, fused: bool) -> torch.optim.Optimizer:
+    parameters, rate, decay = network.parameters(), recipe.learning_rate, recipe.weight_decay
+    if recipe.optimizer == "rmsprop":
+        return TensorFlowRMSprop(parameters, rate, momentum=recipe.momentum, weight_decay=decay)
+    return torch.optim.SGD(parameters, rate, recipe.momentum, weight_decay=decay, nesterov=recipe.nesterov, fused=fused)
