@@ -110,6 +110,10 @@ class Search:
         common = {"space": config.space, "space_options": config.space_options, "table": table, "dataset": config.dataset}
         return common | {"max_epochs": config.max_epochs, "seed": config.seed} | config.trainable_options
 
+    def _train_command(self) -> str:
+        command = f"python -m raynas.train --arch {shlex.quote(results.join(self.uri, 'best.json'))}"
+        return command if self.config.trainable == "lookup" else f"{command} --dataset {shlex.quote(self.config.dataset)}"
+
     def _searcher(self) -> ArchSearcher:
         seed = self.config.seed if self.before is None else (self.config.seed, len(self.before.trials))  # not the same draws again
         return make_searcher(
@@ -137,7 +141,7 @@ class Search:
             self.searcher,
             self.config.trials,
             self.plan.max_epochs,
-            f"python -m raynas.train --arch {shlex.quote(results.join(self.uri, 'best.json'))}",
+            self._train_command(),
             self.config.tensorboard_trials,
             self.scheduler if remembers(self.scheduler) else None,
             self.before,
@@ -244,7 +248,7 @@ class Search:
             show(
                 f"  test accuracy       {percent(best['test_accuracy'])}"
                 if best.get("test_accuracy")
-                else "  test accuracy       not in this table"
+                else "  test accuracy       not known"
             )
             show(f"  parameters          {best['parameters']:,}, {best['flops'] / 1e6:,.1f} M multiply-accumulates")
         show(f"Results:     {self.uri} (trials.parquet, reports.parquet, best.json)")

@@ -6,6 +6,7 @@ published architecture.
 
 import io
 import json
+import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -92,12 +93,12 @@ def _main(argv: Sequence[str] | None) -> int:
     given = vars(parser().parse_args(argv))
     folder = given.pop("resume")
     if folder is not None:
-        stored = results.read_json(folder, "config.json")
+        stored = results.read_json(folder, "config.json")["config"]
         given.pop("out", None)
         if "arch" in given:
             given["arch"] = _text(read_arch(given["arch"]))
-        _check_resume(stored.get("config", {}), given, folder)
-        return train(make_config(stored["config"] | given, TrainConfig), Path(folder), resume=True)
+        _check_resume(stored, given, folder)
+        return train(make_config(stored | given, TrainConfig), Path(folder), resume=True)
     config = make_config(given, TrainConfig)
     if config.arch is None:
         raise ConfigError(f"--arch is missing: a best.json, JSON, a string of NAS-Bench-201, or one of {', '.join(PUBLISHED)}")
@@ -138,8 +139,8 @@ def read_arch(text: str) -> Arch:
             return _described(json.loads(text))
         except json.JSONDecodeError as error:
             raise OutOfSpaceError(f"the architecture is not valid JSON: {error}") from error
-    if "://" in text or Path(text).expanduser().exists():
-        folder, _, name = text.rstrip("/").rpartition("/")
+    if "://" in text or os.path.exists(os.path.expanduser(text)):  # unlike Path's, it takes texts of any length
+        folder, name = os.path.split(text)
         value = results.read_json(folder or ".", name) if name.endswith(".json") else results.read_json(text, "best.json")
         return _described(value)
     raise unknown("architecture", text, [*PUBLISHED, "a best.json", "JSON", "a string of NAS-Bench-201"])
@@ -174,13 +175,13 @@ def train(config: TrainConfig, out: Path, resume: bool = False) -> int:
         while trainer.epoch < trainer.epochs:
             _epoch(trainer, writer, console)
             save(trainer, out)
+        _finish(trainer, out, console)
     except KeyboardInterrupt:
         resume_command = f"python -m raynas.train --resume {shlex.quote(str(out))}"
         console.out(f"Interrupted after {trainer.epoch} of {trainer.epochs} epochs. Go on with: {resume_command}")
         return INTERRUPTED
     finally:
         writer.close()
-    _finish(trainer, out, console)
     return DONE
 
 

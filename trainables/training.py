@@ -86,7 +86,7 @@ class Trainer:
     """Trains the network of `arch` on `data` as `recipe` says.
 
     What is random in an epoch follows from `seed` and the number of the epoch alone, so that a training that goes on from a saved
-    state is, on a CPU, equal to one that never stopped, bit for bit.
+    state is, on a CPU with the same number of threads, equal to one that never stopped, bit for bit.
 
     Args:
         epochs: after which the learning rate is 0; None: those of the recipe.
@@ -151,15 +151,15 @@ class Trainer:
         if self.epoch >= self.epochs:
             raise TrainingError(f"all {self.epochs} epochs are done; a longer training must start anew, with more epochs")
         began, rate = time.perf_counter(), 0.0
-        totals = torch.zeros(2, dtype=torch.float64, device=self.device)  # loss, correct
+        totals = torch.zeros(2, device=self.device)  # loss, correct
         train = self._splits["train"]
         self.network.train()
         if hasattr(self.network, "drop_path_prob"):
-            self.network.drop_path_prob = self.recipe.drop_path * self.epoch / self.epochs  # type: ignore[assignment]
+            self.network.drop_path_prob = self.recipe.drop_path * self.epoch / self.epochs
         with self._randomness(self.epoch + 1):
             generator = torch.Generator(self.device).manual_seed(_derived(self.seed, self.epoch + 1, 1))
             order = torch.randperm(len(train), generator=generator, device=self.device)
-            batches = [batch for batch in order.split(self.batch_size) if len(batch) > 1]  # no batch norm of a single image
+            batches = [batch for batch in torch.split(order, self.batch_size) if len(batch) > 1]  # no batch norm of a single image
             for step, batch in enumerate(batches):
                 rate = self._set_learning_rate(step / len(batches))
                 totals += self._step(self._augmented(train.images[batch], generator), train.labels[batch])
@@ -196,7 +196,7 @@ class Trainer:
     def _step(self, images: Tensor, labels: Tensor) -> Tensor:
         """One step of the optimizer; returns (2,): the sum of the losses, and how many images were classified correctly."""
         self.optimizer.zero_grad(set_to_none=True)
-        totals = torch.zeros(2, dtype=torch.float64, device=self.device)
+        totals = torch.zeros(2, device=self.device)
         parts = min(self.micro_batches, len(labels) // 2)  # no batch norm of a single image
         for x, y in zip(images.tensor_split(parts), labels.tensor_split(parts), strict=True):
             with self._autocast():
@@ -282,7 +282,7 @@ def _derived(*key: int) -> int:
 
 
 def _batches(images: Tensor, labels: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    return zip(images.split(size), labels.split(size), strict=True)
+    return zip(torch.split(images, size), torch.split(labels, size), strict=True)
 
 
 def _optimizer(recipe: Recipe, network: nn.Module, fused: bool) -> torch.optim.Optimizer:

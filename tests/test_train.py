@@ -1,0 +1,293 @@
+"""The command `python -m raynas.train`, the Trainer behind it, and the recipes."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import Tensor
+
+from raynas import train
+from raynas.command import BAD_USAGE, DONE, INTERRUPTED
+from raynas.errors import ConfigError, OutOfSpaceError, ResultsError, ResumeError, UnknownNameError
+from raynas.spaces import make_space
+from trainables.data import Data, load
+from trainables.networks import make_network
+from trainables.recipes import RECIPES, make_recipe
+from trainables.rmsprop import TensorFlowRMSprop
+from trainables.training import Trainer, TrainingError, make_device, network_cost
+
+STRING = "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|skip_connect~0|nor_conv_3x3~1|nor_conv_3x3~2|"
+POOR = "|none~0|+|none~0|none~1|+|skip_connect~0|none~1|none~2|"
+QUICK = ("--dataset", "digits", "--recipe", "quick", "--device", "cpu")
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Networks this small gain nothing from threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def digits() -> Data:
+    return load("digits", 0)
+
+
+def trainer(data: Data, arch: str = STRING, seed: int = 0, **options: Any) -> Trainer:
+    read = train.read_arch(arch)
+    return Trainer(read, data, make_recipe("quick", read.space), CPU, seed, **options)
+
+
+def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def run(*arguments: object) -> int:
+    return train.main([str(argument) for argument in arguments])
+
+
+# The command
+
+
+@pytest.mark.parametrize(("arch", "epochs", "floor"), [("inception-like", 3, 0.5), (STRING, 5, 0.85), ("DARTS_V2", 4, 0.5)])
+def test_digits_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str], arch: str, epochs: int, floor: float) -> None:
+    assert run("--arch", arch, *QUICK, "--epochs", epochs, "--out", tmp_path / "run") == DONE
+    printed = capsys.readouterr().out
+    assert len(re.findall(r"(?m)^epoch +\d+/", printed)) == epochs
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["epochs"] == epochs
+    assert result["test_accuracy"] > floor
+    assert f"{100 * result['test_accuracy']:.2f} %" in printed
+    model = train.load_model(tmp_path / "run")
+    test = load("digits", 0).test
+    with torch.inference_mode():
+        correct = int((model(test.images).argmax(1) == test.labels).sum())
+    assert correct / len(test) == result["test_accuracy"]
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    assert [point.step for point in events.Scalars("valid_accuracy")] == list(range(1, epochs + 1))
+    assert {"train_loss", "train_accuracy", "learning_rate", "train_seconds"} <= set(events.Tags()["scalars"])
+
+
+def test_a_killed_training_goes_on_to_the_same_network(tmp_path: Path) -> None:
+    arguments = ("--arch", STRING, *QUICK, "--epochs", 8)
+    assert run(*arguments, "--out", tmp_path / "whole") == DONE
+    command = [sys.executable, "-m", "raynas.train", *map(str, arguments), "--out", str(tmp_path / "killed")]
+    one = os.environ | {"OMP_NUM_THREADS": "1"}  # the number of threads decides in which order sums are taken
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=one) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if re.match(r"epoch +3/", line):
+                process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    assert not (tmp_path / "killed" / "model.pt").exists()
+    assert run("--resume", tmp_path / "killed") == DONE
+    assert equal(train.load_model(tmp_path / "killed").state_dict(), train.load_model(tmp_path / "whole").state_dict())
+
+
+def test_ctrl_c_prints_how_to_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    own = Trainer.train_epoch
+
+    def interrupted(self: Trainer) -> dict[str, float]:
+        if self.epoch == 1:
+            raise KeyboardInterrupt
+        return own(self)
+
+    monkeypatch.setattr(Trainer, "train_epoch", interrupted)
+    assert run("--arch", STRING, *QUICK, "--epochs", 2, "--out", tmp_path / "run") == INTERRUPTED
+    assert f"after 1 of 2 epochs. Go on with: python -m raynas.train --resume {tmp_path / 'run'}" in capsys.readouterr().out
+    monkeypatch.setattr(Trainer, "train_epoch", own)
+    assert run("--resume", tmp_path / "run", "--epochs", 3) == BAD_USAGE
+    assert run("--resume", tmp_path / "run", "--arch", POOR) == BAD_USAGE
+    errors = capsys.readouterr().err.splitlines()
+    assert len(errors) == 2
+    assert "has epochs = 2, so it cannot go on with 3" in errors[0]
+    assert "has arch = " in errors[1]
+    assert run("--resume", tmp_path / "run", "--batch-size", 32) == DONE
+    assert run("--arch", STRING, *QUICK, "--out", tmp_path / "run") == BAD_USAGE
+    assert "already holds a run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "--arch is missing"),
+        (["--arch", "DARTS_V3", *QUICK], "unknown architecture 'DARTS_V3'; did you mean 'DARTS_V"),
+        (["--arch", "{}", *QUICK], "describes no architecture"),
+        (["--arch", "{", *QUICK], "not valid JSON"),
+        (["--arch", STRING, "--dataset", "digit"], "unknown data set 'digit'; did you mean 'digits'"),
+        (["--arch", STRING, "--dataset", "folder:nowhere"], "the folder nowhere does not exist"),
+        (["--arch", STRING, "--recipe", "darts-final"], "recipe 'darts-final' does not train architectures of space 'nasbench201'; use"),
+        (["--arch", STRING, "--recipe", "fast"], "unknown recipe 'fast'"),
+        (["--arch", STRING, *QUICK, "--device", "cuda:99"], "the device 'cuda:99' cannot be used here"),
+        (["--arch", STRING, *QUICK, "--epochs", "0"], "epochs = 0 is not allowed"),
+        (["--arch", STRING, *QUICK, "--batch-size", "1"], "batch_size = 1 is not allowed"),
+        (["--arch", "DARTS_V2", "--dataset", "digits"], "the auxiliary head needs a feature map"),
+        (["--resume", "nowhere"], "nowhere/config.json does not exist"),
+    ],
+)
+def test_a_mistake_is_one_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert run(*arguments, *([] if "--resume" in arguments else ["--out", tmp_path / "run"])) == BAD_USAGE
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert message in lines[0]
+    assert not (tmp_path / "run").exists()
+
+
+def test_architectures_are_read_from_what_a_search_leaves(tmp_path: Path) -> None:
+    arch = make_space("nasbench201").from_config({"arch": STRING})
+    (tmp_path / "best.json").write_text(json.dumps({"arch": arch.to_config(), "valid_accuracy": 0.9}))
+    for text in (str(tmp_path / "best.json"), str(tmp_path), f"file://{tmp_path}/best.json", STRING, json.dumps(arch.to_config())):
+        assert train.read_arch(text) == arch
+    assert network_cost(make_network(train.read_arch("inception-like"), 10), 3, 32)[0] == 2_694_282  # as published
+    assert all(train.read_arch(name).space in ("darts", "nasbench101") for name in train.PUBLISHED)
+    with pytest.raises(OutOfSpaceError):
+        train.read_arch("|nor_conv_3x3~0|")
+    with pytest.raises(UnknownNameError):
+        train.read_arch("nowhere" * 100)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ResultsError, match=r"best\.json does not exist"):
+        train.read_arch(str(tmp_path / "empty"))
+
+
+# The trainer
+
+
+@pytest.mark.parametrize("arch", [STRING, "inception-like", "DARTS_V2"])
+def test_a_restored_training_is_equal_bit_for_bit(arch: str, digits: Data, tmp_path: Path) -> None:
+    whole, first, second = (trainer(digits, arch, epochs=2) for _ in range(3))
+    reports = [whole.train_epoch() for _ in range(2)]
+    first.train_epoch()
+    torch.save(first.state_dict(), tmp_path / "state.pt")
+    torch.rand(5)  # whatever else happens in the process
+    second.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    report = second.train_epoch()
+    assert report["train_loss"] == reports[1]["train_loss"]
+    assert equal(second.network.state_dict(), whole.network.state_dict())  # type: ignore[arg-type]
+    assert second.evaluate("test") == whole.evaluate("test")
+    with pytest.raises(TrainingError, match="all 2 epochs are done"):
+        second.train_epoch()
+
+
+def test_drop_path_and_auxiliary_head_train_and_resume(digits: Data) -> None:
+    """The published recipe of DARTS with a small network, on digits enlarged to 32 pixels."""
+    from dataclasses import replace
+
+    def enlarged(split: Any, count: int) -> Any:
+        return replace(split, images=split.images[:count].repeat_interleave(4, 2).repeat_interleave(4, 3), labels=split.labels[:count])
+
+    data = replace(digits, train=enlarged(digits.train, 64), valid=enlarged(digits.valid, 0), test=enlarged(digits.test, 10), image_size=32)
+    recipe = replace(RECIPES["darts-final"], networks={"darts": {"channels": 4, "layers": 3, "auxiliary": True}}, batch_size=16)
+    whole, first, second = (Trainer(train.read_arch("DARTS_V2"), data, recipe, CPU, 0, epochs=3) for _ in range(3))
+    for _ in range(3):
+        whole.train_epoch()
+    first.train_epoch()
+    second.load_state_dict(first.state_dict())
+    for _ in range(2):
+        second.train_epoch()
+    assert second.network.drop_path_prob == pytest.approx(0.2 * 2 / 3)
+    assert equal(second.network.state_dict(), whole.network.state_dict())  # type: ignore[arg-type]
+    assert whole.evaluate("valid") is None
+
+
+def test_seeds_differ_and_the_process_does_not_notice(digits: Data) -> None:
+    before = torch.get_rng_state()
+    a, b = trainer(digits, POOR, seed=0), trainer(digits, POOR, seed=1)
+    assert not equal(a.network.state_dict(), b.network.state_dict())  # type: ignore[arg-type]
+    a.train_epoch()
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_checkpoint_of_another_training_is_refused(digits: Data) -> None:
+    from dataclasses import replace
+
+    state = trainer(digits).state_dict()
+    for other, message in (
+        (trainer(digits, POOR), "its architecture is"),
+        (trainer(replace(digits, classes=11)), "its classes is 10, here it is 11"),
+        (trainer(digits, epochs=9), "its epochs is 5"),
+    ):
+        with pytest.raises(ResumeError, match=message):
+            other.load_state_dict(state)
+
+
+def test_a_damaged_checkpoint_is_one_line(digits: Data, tmp_path: Path) -> None:
+    (tmp_path / train.CHECKPOINT).write_bytes(b"PK damaged")
+    with pytest.raises(ResumeError, match=r"checkpoint\.pt is missing or damaged") as caught:
+        train.restore(trainer(digits), tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_divergence_is_an_error(digits: Data) -> None:
+    training = trainer(digits)
+    with torch.no_grad():
+        next(training.network.parameters()).fill_(float("nan"))
+    with pytest.raises(TrainingError, match="diverged"):
+        training.train_epoch()
+    with pytest.raises(TrainingError, match="diverged"):
+        training.evaluate("valid")
+    assert training.epoch == 0
+
+
+def test_parts_of_a_batch_add_up_to_its_gradient(digits: Data) -> None:
+    """Without batch norm in training mode there is no difference but rounding."""
+    whole, parts = trainer(digits, epochs=1), trainer(digits, epochs=1, micro_batches=3)
+    for training in (whole, parts):
+        training.network.eval()
+        training._step(digits.train.images[:64], digits.train.labels[:64])
+    for a, b in zip(whole.network.parameters(), parts.network.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_the_learning_rate_is_half_a_cosine(digits: Data) -> None:
+    from dataclasses import replace
+
+    training = trainer(digits, epochs=4)
+    assert training._set_learning_rate(0.0) == 0.1
+    training.epoch = 2
+    assert training._set_learning_rate(0.0) == pytest.approx(0.05)
+    assert training._set_learning_rate(0.5) < 0.04
+    training.recipe = replace(training.recipe, cosine="epoch")
+    assert training._set_learning_rate(0.5) == pytest.approx(0.05)
+
+
+def test_costs_of_the_published_network_are_those_of_the_space() -> None:
+    space = make_space("nasbench201")
+    arch = space.from_config({"arch": STRING})
+    assert network_cost(make_network(arch, 10), 3, 32)[0] == space.cost(arch).parameters
+
+
+def test_rmsprop_is_the_one_of_tensorflow() -> None:
+    w = torch.nn.Parameter(torch.tensor([1.0, -2.0]))
+    optimizer = TensorFlowRMSprop([w], lr=0.2, weight_decay=0.1)
+    values, squares, momenta = [1.0, -2.0], [1.0, 1.0], [0.0, 0.0]
+    for gradient in ([0.5, -1.0], [2.0, 0.1], [0.0, 3.0]):
+        w.grad = torch.tensor(gradient)
+        optimizer.step()
+        for i, g in enumerate(gradient):
+            g += 0.1 * values[i]
+            squares[i] = 0.9 * squares[i] + 0.1 * g * g
+            momenta[i] = 0.9 * momenta[i] + 0.2 * g / (squares[i] + 1.0) ** 0.5
+            values[i] -= momenta[i]
+        assert w.tolist() == pytest.approx(values, rel=1e-5)
+
+
+def test_recipes_know_their_spaces() -> None:
+    assert make_recipe(None, "nasbench101").optimizer == "rmsprop"
+    assert make_recipe(None, "darts").epochs == 600
+    with pytest.raises(ConfigError, match="no recipe trains"):
+        make_recipe(None, "own")
+    assert all(make_recipe("quick", space).name == "quick" for space in ("nasbench101", "nasbench201", "darts"))
+    with pytest.raises(ConfigError, match="device 'gpu'"):
+        make_device("gpu")

@@ -1,0 +1,150 @@
+"""A trial that trains: one step is one epoch."""
+
+import io
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ray.tune import Trainable
+
+from raynas.errors import ConfigError, ResumeError
+from raynas.spaces import make_space
+from trainables.base import Plan
+from trainables.data import Data, load
+from trainables.networks import make_network
+from trainables.recipes import Recipe, make_recipe
+from trainables.training import Trainer, make_device
+
+SEARCH_RECIPES = {"darts": "darts-search"}  # by space, where it is another than that of the final training
+
+_load = lru_cache(maxsize=1)(load)  # one process runs many trials
+
+
+def search_recipe(name: str | None, space: str) -> Recipe:
+    """The recipe `name`, or without one that with which the publication searches `space`.
+
+    Raises:
+        UnknownNameError: no such recipe.
+        ConfigError: it is for other spaces, or holds no validation images out.
+    """
+    recipe = make_recipe(name or SEARCH_RECIPES.get(space), space)
+    if not recipe.validation:
+        raise ConfigError(f"recipe {recipe.name!r} holds no validation images out, so nothing tells architectures apart in a search")
+    return recipe
+
+
+def _data(config: dict[str, Any], recipe: Recipe) -> Data:
+    data: Data = _load(config["dataset"], config.get("seed", 0), recipe.validation, config.get("data_dir"))
+    return data
+
+
+class TrainTrial(Trainable):  # type: ignore[misc]  # ray has no types
+    """One step trains the network of an architecture for an epoch and validates it.
+
+    Config: `arch` (the form of `Arch.to_config`), `space`, `space_options` ({}), `dataset` (see `trainables.data.load`), `max_epochs`
+    (None: those of the recipe; the learning rate falls to 0 over them), `seed` (0: of the validation images and of the training, the
+    same for all trials), `recipe` (None: that of the publication), `data_dir` (None: ~/.cache/raynas), `batch_size` (None: that of the
+    recipe) and `device` ("auto"). A trial has its own working directory, so paths must be absolute.
+
+    Each report has `epoch`, `valid_accuracy`, `test_accuracy` (None: a search must not see it), `train_loss`, `train_seconds` (of all
+    epochs so far), `parameters` and `flops`; the last one has `done`. A trial that runs out of a GPU's memory repeats the epoch once with
+    batches in two halves, whose gradients add up.
+    """
+
+    @classmethod
+    def plan(
+        cls,
+        *,
+        space: str,
+        dataset: str,
+        max_epochs: int | None,
+        space_options: dict[str, Any] | None = None,
+        table: str | None = None,
+        seed: int = 0,
+        recipe: str | None = None,
+        data_dir: str | None = None,
+        batch_size: int | None = None,
+        device: str = "auto",
+        **others: Any,
+    ) -> Plan:
+        """Loads the data and builds one network, so that what cannot work is found before the first trial."""
+        if table is not None:
+            raise ConfigError(f"a trial that trains reads no table; leave {table} out, or use the trainable 'lookup'")
+        for key, path in {"data_dir": data_dir, "dataset": dataset.removeprefix("folder:") if ":" in dataset else None}.items():
+            if path is not None and not Path(path).expanduser().is_absolute():
+                raise ConfigError(f"trials have working directories of their own, so the path in {key} must be absolute, not {path}")
+        if batch_size is not None and batch_size < 2:
+            raise ConfigError(f"batch_size must be at least 2, not {batch_size}")
+        chosen = search_recipe(recipe, space)
+        data = _data({"dataset": dataset, "seed": seed, "data_dir": data_dir}, chosen)
+        arch = make_space(space, space_options).sample(np.random.default_rng(seed))
+        make_network(arch, data.classes, data.image_size, data.channels, **chosen.networks[space])
+        return Plan(chosen.epochs if max_epochs is None else max_epochs)
+
+    def setup(self, config: dict[str, Any]) -> None:
+        self._settings = config
+        self._recipe = search_recipe(config.get("recipe"), config["space"])
+        self._arch = make_space(config["space"], config.get("space_options")).from_config(config["arch"])
+        self._make_trainer(micro_batches=1)
+
+    def _make_trainer(self, micro_batches: int) -> None:
+        config = self._settings
+        self._trainer: Trainer | None = None  # frees the memory of one before
+        torch.cuda.empty_cache()
+        data, device = _data(config, self._recipe), make_device(config.get("device", "auto"))
+        limits = config.get("max_epochs"), config.get("batch_size"), micro_batches
+        self._trainer = Trainer(self._arch, data, self._recipe, device, config.get("seed", 0), *limits)
+
+    def step(self) -> dict[str, Any]:
+        before = self._saved()
+        try:
+            return self._epoch()
+        except torch.OutOfMemoryError:
+            assert self._trainer is not None
+            if self._trainer.micro_batches > 1:
+                raise
+        # Only now, as the error keeps the tensors of the epoch alive.
+        self._make_trainer(micro_batches=2)
+        self._restore(io.BytesIO(before))
+        return self._epoch()
+
+    def _epoch(self) -> dict[str, Any]:
+        trainer = self._trainer
+        assert trainer is not None
+        report = trainer.train_epoch()
+        return {
+            "epoch": trainer.epoch,
+            "valid_accuracy": trainer.evaluate("valid"),
+            "test_accuracy": None,
+            "train_loss": report["train_loss"],
+            "train_seconds": trainer.train_seconds,
+            "parameters": trainer.parameters,
+            "flops": trainer.flops,
+            "done": trainer.epoch == trainer.epochs,
+        }
+
+    def _saved(self) -> bytes:
+        assert self._trainer is not None
+        buffer = io.BytesIO()
+        torch.save(self._trainer.state_dict(), buffer)
+        return buffer.getvalue()
+
+    def _restore(self, file: Any) -> None:
+        assert self._trainer is not None
+        self._trainer.load_state_dict(torch.load(file, map_location=self._trainer.device, weights_only=True))
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Makes the actor the trial of `new_config` (Tune's reuse_actors): `setup` assigns every attribute, so nothing is left over."""
+        self.setup(new_config)
+        return True
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        (Path(checkpoint_dir) / "state.pt").write_bytes(self._saved())
+
+    def load_checkpoint(self, checkpoint: str) -> None:
+        path = Path(checkpoint) / "state.pt"
+        if not path.exists():
+            raise ResumeError(f"{path} does not exist; the trial cannot go on from there")
+        self._restore(path)
