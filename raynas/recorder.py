@@ -56,7 +56,6 @@ class Recorder(Callback):  # type: ignore[misc]  # ray has no types
         self._rows: dict[str, dict[str, Any]] = {}  # Tune's trial id -> row in `started`
         self._epochs: dict[str, int] = {}  # trial id -> last recorded epoch
         self._reports: dict[str, list[dict[str, Any]]] = {}  # of unfinished trials, by trial id
-        self.ended_session = False
         self._order = 0
         self._refits = 0
         self._earlier_seconds = 0.0
@@ -175,22 +174,12 @@ class Recorder(Callback):  # type: ignore[misc]  # ray has no types
         self._best_written = True
         if self.best is not None:
             keys = ("trial_id", "arch_id", "status", "epochs", "valid_accuracy", "test_accuracy", "parameters", "flops", "train_seconds")
-            value = (
-                {"arch": json.loads(self.best["arch"])}
-                | {key: self.best.get(key) for key in keys}
-                | {"recommended": self._recommended(), "train": self.command}
-            )
+            value = {"arch": json.loads(self.best["arch"])} | {key: self.best.get(key) for key in keys} | {"train": self.command}
             results.write_json(self.uri, "best.json", value)
-
-    def _recommended(self) -> dict[str, Any] | None:
-        """What the searcher would choose; it may trust its model more than the best observation, which is often a lucky one."""
-        arch = self.searcher.recommend() if self.ended_session else None
-        return None if arch is None else arch.to_config()
 
     def close(self) -> None:
         """Writes everything and merges the parts."""
         self.store.close()
-        self.ended_session = True
         self.write_best()
         self.summary.close()
         if self.display is not None:

@@ -112,7 +112,11 @@ class Search:
 
     def _train_command(self) -> str:
         command = f"python -m raynas.train --arch {shlex.quote(results.join(self.uri, 'best.json'))}"
-        return command if self.config.trainable == "lookup" else f"{command} --dataset {shlex.quote(self.config.dataset)}"
+        if self.config.trainable != "lookup":
+            command += f" --dataset {shlex.quote(self.config.dataset)}"
+        if "recipe" in self.config.trainable_options:
+            command += f" --recipe {shlex.quote(str(self.config.trainable_options['recipe']))}"
+        return command
 
     def _searcher(self) -> ArchSearcher:
         seed = self.config.seed if self.before is None else (self.config.seed, len(self.before.trials))  # not the same draws again

@@ -15,8 +15,6 @@ from raynas.registry import resolve
 from raynas.targets import TARGETS
 from searchers.base import ArchSearcher, Proposal
 
-_FOLDS = 5
-
 
 class BananasSearch(ArchSearcher):
     """An ensemble of networks predicts the metric from an encoding; the candidates of highest acquisition are proposed.
@@ -90,23 +88,6 @@ class BananasSearch(ArchSearcher):
         score = self.acquisition(prediction, float(target.values.max()), rng)
         chosen = np.argsort(-score, kind="stable")[:count]
         return Proposal([pool[i] for i in chosen], target.inverse(prediction.mean[chosen]).tolist())
-
-    def recommend(self) -> Arch | None:
-        """The observed architecture with the highest posterior value: the best observed one is often the luckiest.
-
-        Equal weights for what was observed and for what a model says that was fitted without it (5-fold), on the scale of the target.
-        """
-        archs, values = self.history.targets()
-        if len(archs) < 2 * self.num_initial:
-            return super().recommend()
-        target = self.target(values)
-        inputs = encode(self.encoding, self.space, archs)
-        predicted = np.empty(len(archs))
-        order = np.random.default_rng(len(archs)).permutation(len(archs))
-        for fold in range(_FOLDS):
-            held, used = order[fold::_FOLDS], np.delete(order, np.s_[fold::_FOLDS])
-            predicted[held] = self.predictor.fit(inputs[used], target.values[used], fold).predict(inputs[held]).mean
-        return archs[int(np.argmax(target.values + predicted))]
 
     def stopgap(self, history: History, rng: np.random.Generator) -> Arch | None:
         """A mutation of one of the best, without asking the model."""
