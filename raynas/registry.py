@@ -40,6 +40,12 @@ def resolve(registry: Mapping[str, Any], name: str, kind: str) -> Any:
         raise UnknownNameError(f"{kind} {name!r} cannot be imported: {error}") from error
 
 
+def make(registry: Mapping[str, Any], name: str, options: Mapping[str, Any] | None, kind: str) -> Any:
+    """What the entry `name` of `registry` makes of `options`; raises what `resolve` and `check_options` raise."""
+    factory = resolve(registry, name, kind)
+    return factory(**check_options(factory, options or {}, f"{kind} {name!r}"))
+
+
 def check_options(function: Callable[..., Any], options: Mapping[str, Any], kind: str) -> dict[str, Any]:
     """`options` as keywords for `function`: all of them known, and of the types that it declares (a list may become a tuple).
 

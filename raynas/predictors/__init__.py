@@ -3,7 +3,7 @@
 from typing import Any
 
 from raynas.predictors.base import FittedPredictor, Prediction, Predictor
-from raynas.registry import check_options, resolve
+from raynas.registry import make
 
 PREDICTORS: dict[str, Any] = {"mlp": "raynas.predictors.mlp:MLPEnsemble", "gp": "raynas.predictors.gp:GaussianProcess"}
 
@@ -14,8 +14,7 @@ def make_predictor(name: str, options: dict[str, Any] | None = None) -> Predicto
     Raises:
         UnknownNameError: no such predictor, or it does not take one of the options.
     """
-    factory = resolve(PREDICTORS, name, "predictor")
-    predictor: Predictor = factory(**check_options(factory, options or {}, f"predictor {name!r}"))
+    predictor: Predictor = make(PREDICTORS, name, options, "predictor")
     return predictor
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from raynas.registry import check_options, resolve
+from raynas.registry import make
 from raynas.spaces.base import Cost, SearchSpace
 
 SPACES: dict[str, Any] = {
@@ -19,8 +19,7 @@ def make_space(name: str, options: Mapping[str, Any] | None = None) -> SearchSpa
     Raises:
         UnknownNameError: no such space, or it does not take one of the options.
     """
-    factory = resolve(SPACES, name, "space")
-    space: SearchSpace = factory(**check_options(factory, options or {}, f"space {name!r}"))
+    space: SearchSpace = make(SPACES, name, options, "space")
     return space
 
 
