@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from raynas.arch import Arch
 from raynas.candidates import random_archs
-from raynas.encodings import encode
+from raynas.encodings import encode, feature_weights
 from raynas.predictors import Predictor, make_predictor
 from raynas.ranks import spearman
 from raynas.spaces import make_space
@@ -24,6 +24,7 @@ from searchers import BananasPaperSearch, BananasSearch
 
 SIZES = (20, 100, 200, 500)
 TESTED = 2000
+WITH_EDGES = "trunc_path_counts*0.15+adjacency*0.3+scalars"
 
 
 def rows() -> list[tuple[str, str, Predictor, str]]:
@@ -35,8 +36,10 @@ def rows() -> list[tuple[str, str, Predictor, str]]:
         ("paper's network", "trunc_path", paper.predictor, "error_percent"),
         ("default", ours.encoding, ours.predictor, "error_percent"),
         ("default, log", ours.encoding, ours.predictor, "log_error"),
-        ("default, log", "path_counts+adjacency+scalars", ours.predictor, "log_error"),
-        ("Gaussian process, log", "path_counts+adjacency+scalars", make_predictor("gp"), "log_error"),
+        ("default, log", "trunc_path_counts+scalars", ours.predictor, "log_error"),
+        ("default, log", WITH_EDGES, ours.predictor, "log_error"),
+        ("Gaussian process, log", ours.encoding, make_predictor("gp"), "log_error"),
+        ("Gaussian process, log", WITH_EDGES, make_predictor("gp"), "log_error"),
     ]
 
 
@@ -45,11 +48,12 @@ def measure(
 ) -> list[tuple[float, float]]:
     """(MAE in points, Spearman) for each size."""
     _, encoding, predictor, target_name = row
-    encoded = encode(encoding, make_space("nasbench101"), archs)
+    space = make_space("nasbench101")
+    encoded, weights = encode(encoding, space, archs), feature_weights(encoding, space)
     found = []
     for n in sizes:
         target = TARGETS[target_name](accuracy[:n])
-        mean = predictor.fit(encoded[:n], target.values, seed).predict(encoded[-TESTED:]).mean
+        mean = predictor.fit(encoded[:n], target.values, seed, weights).predict(encoded[-TESTED:]).mean
         predicted = target.inverse(mean)
         found.append((100 * float(np.abs(predicted - accuracy[-TESTED:]).mean()), spearman(predicted, accuracy[-TESTED:]) or 0.0))
     return found

@@ -2,11 +2,14 @@
 
 An encoder sees the space and the architectures, nothing else: no label can leak into an encoding. The encodings are those of
 White et al., "A Study on Encodings for Neural Architecture Search" (arXiv 2007.04965), and the path encoding of BANANAS
-(arXiv 1910.11858, section 4.1). Names joined by `+` are concatenated: `trunc_path_counts+scalars`.
+(arXiv 1910.11858, section 4.1). Names joined by `+` are concatenated, and may be weighted:
+`trunc_path_counts*0.15+scalars`.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -111,22 +114,40 @@ ENCODINGS: dict[str, Encoder] = {
 }
 
 
-def parse_encoding(text: str) -> list[tuple[Encoder, int | None]]:
-    """The encoders that `text` names; `trunc_path:100` keeps 100 paths.
+class Part(NamedTuple):
+    """One of the encodings that a text names."""
+
+    encoder: Encoder
+    paths: int | None  # kept; None: as many as the space says
+    weight: float  # of its features, next to those of the other parts
+
+
+def parse_encoding(text: str) -> list[Part]:
+    """The encodings that `text` names; `trunc_path:100*0.2` keeps 100 paths and gives their features the weight 0.2 instead of 1.
 
     Raises:
-        UnknownNameError: a name is not in ENCODINGS, or what follows the colon is no positive number.
+        UnknownNameError: a name is not in ENCODINGS, what follows the colon is no positive number, or the weight is none.
     """
     parts = []
     for part in text.split("+"):
-        name, colon, number = part.partition(":")
+        head, star, factor = part.partition("*")
+        name, colon, number = head.partition(":")
         encoder = resolve(ENCODINGS, name, "encoding")
         if colon and not (number.isdigit() and int(number) > 0):
             raise UnknownNameError(f"encoding {part!r}: a positive number of paths must follow the colon, as in 'trunc_path:40'")
-        parts.append((encoder, int(number) if colon else None))
+        if star and not (re.fullmatch(r"\d+(\.\d+)?", factor) and float(factor) > 0):
+            raise UnknownNameError(f"encoding {part!r}: a positive number must follow the asterisk, as in 'trunc_path*0.2'")
+        parts.append(Part(encoder, int(number) if colon else None, float(factor) if star else 1.0))
     return parts
 
 
 def encode(encoding: str, space: SearchSpace, archs: Sequence[Arch]) -> Array:
-    """(n, d) the encodings that `encoding` names, side by side."""
-    return np.concatenate([encoder(space, archs, cutoff) for encoder, cutoff in parse_encoding(encoding)], axis=1)
+    """(n, d) the encodings that `encoding` names, side by side; weights do not change them (see `feature_weights`)."""
+    return np.concatenate([part.encoder(space, archs, part.paths) for part in parse_encoding(encoding)], axis=1)
+
+
+def feature_weights(encoding: str, space: SearchSpace) -> NDArray[np.float64]:
+    """(d,) how much each feature of `encode` counts next to the others, 1 the largest; for `Predictor.fit`."""
+    arch, parts = [space.sample(np.random.default_rng(0))], parse_encoding(encoding)
+    weights = np.concatenate([np.full(part.encoder(space, arch, part.paths).shape[1], part.weight) for part in parts])
+    return weights / weights.max()

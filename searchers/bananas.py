@@ -7,7 +7,7 @@ import numpy as np
 from raynas.acquisition import ACQUISITIONS
 from raynas.arch import Arch
 from raynas.candidates import candidates, mutations
-from raynas.encodings import encode
+from raynas.encodings import encode, feature_weights
 from raynas.errors import ConfigError
 from raynas.history import History
 from raynas.predictors import Prediction, make_predictor
@@ -41,7 +41,7 @@ class BananasSearch(ArchSearcher):
     def __init__(
         self,
         *args: Any,
-        encoding: str = "trunc_path_counts+scalars",
+        encoding: str = "trunc_path_counts*0.15+scalars",
         predictor: str = "mlp",
         predictor_options: dict[str, Any] | None = None,
         target: str = "rank_gauss",
@@ -57,8 +57,7 @@ class BananasSearch(ArchSearcher):
         super().__init__(*args, **options)
         if min(pool, parents) < 1 or not 0 <= random_share <= 1 or not rates or min(rates) <= 0:
             raise ConfigError("pool and parents must be at least 1, random_share between 0 and 1, and rates positive")
-        encode(encoding, self.space, [self.space.sample(np.random.default_rng(0))])  # what cannot be encoded fails here, not in the run
-        self.encoding = encoding
+        self.encoding, self.weights = encoding, feature_weights(encoding, self.space)  # what cannot be encoded fails here, not in the run
         self.predictor = make_predictor(predictor, predictor_options)
         self.target = resolve(TARGETS, target, "target")
         self.acquisition = resolve(ACQUISITIONS, acquisition, "acquisition function")
@@ -72,7 +71,7 @@ class BananasSearch(ArchSearcher):
         if not archs or not pool:
             return Proposal(pool[:count])
         target = self.target(values)
-        fitted = self.predictor.fit(encode(self.encoding, self.space, archs), target.values, int(rng.integers(2**31)))
+        fitted = self.predictor.fit(encode(self.encoding, self.space, archs), target.values, int(rng.integers(2**31)), self.weights)
         members = fitted.predict(encode(self.encoding, self.space, pool)).members  # (k, m)
         known = {*history.observed, *history.pending, *(arch.id for arch in pool)}
         for _ in range(self.climbs):

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raynas.arch import Arch
-from raynas.encodings import ENCODINGS, encode, kept_by_frequency, kept_by_length, parse_encoding
+from raynas.encodings import ENCODINGS, encode, feature_weights, kept_by_frequency, kept_by_length, parse_encoding
 from raynas.errors import OutOfSpaceError, UnknownNameError
 from raynas.spaces import SearchSpace
 from raynas.spaces.darts import GENOTYPES, DARTSSpace
@@ -256,6 +256,14 @@ def test_names_joined_by_plus_stand_side_by_side() -> None:
     np.testing.assert_array_equal(joined, np.concatenate(parts, axis=1))
 
 
+def test_weights_stand_beside_the_features_and_do_not_change_them() -> None:
+    chosen = [NB201.sample(np.random.default_rng(seed)) for seed in range(3)]
+    np.testing.assert_array_equal(encode("trunc_path:5*0.2+scalars", NB201, chosen), encode("trunc_path:5+scalars", NB201, chosen))
+    scalars = len(NB201.scalars(chosen[0]))
+    assert feature_weights("trunc_path:5*0.2+scalars", NB201).tolist() == [0.2] * 5 + [1.0] * scalars
+    assert feature_weights("trunc_path:5*2", NB201).tolist() == [1.0] * 5  # weights are relative
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -265,6 +273,12 @@ def test_names_joined_by_plus_stand_side_by_side() -> None:
         ("trunc_path:-3", "positive number"),
         ("trunc_path:", "positive number"),
         ("trunc_path:many", "positive number"),
+        ("trunc_path*", "asterisk"),
+        ("trunc_path*0", "asterisk"),
+        ("trunc_path*-1", "asterisk"),
+        ("trunc_path*nan", "asterisk"),
+        ("trunc_path*inf", "asterisk"),
+        ("trunc_path*0.5:40", "asterisk"),
     ],
 )
 def test_wrong_names_are_told(text: str, message: str) -> None:

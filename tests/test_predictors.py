@@ -72,6 +72,19 @@ def test_a_change_of_units_of_the_inputs_changes_nothing(predictor: Any) -> None
     np.testing.assert_allclose(changed, plain, atol=5e-3)
 
 
+def test_equal_weights_change_nothing_and_a_small_weight_makes_a_feature_count_less(predictor: Any) -> None:
+    plain = predictor.fit(X, Y, 0).predict(CANDIDATES).mean
+    np.testing.assert_allclose(predictor.fit(X, Y, 0, np.ones(5)).predict(CANDIDATES).mean, plain, rtol=1e-12)
+
+    moved = CANDIDATES.copy()
+    moved[:, 1] += 1
+    fitted = predictor.fit(X, Y, 0, np.array([1, 1e-6, 1, 1, 1]))
+    np.testing.assert_allclose(fitted.predict(moved).mean, fitted.predict(CANDIDATES).mean, atol=1e-2)
+    assert np.abs(predictor.fit(X, Y, 0).predict(moved).mean - plain).mean() > 0.1
+    with pytest.raises(ShapeError, match=r"weights must be \(d,\), here \(5,\)"):
+        predictor.fit(X, Y, 0, np.ones(4))
+
+
 def test_one_observation(predictor: Any) -> None:
     prediction = predictor.fit(X[:1], Y[:1], 0).predict(CANDIDATES)
     assert np.isfinite(prediction.members).all()

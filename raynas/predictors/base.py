@@ -44,14 +44,16 @@ class FittedPredictor(Protocol):
 class Predictor(Protocol):
     """The settings of a predictor; immutable, so that fitting is a function of data and seed."""
 
-    def fit(self, inputs: NDArray[np.float32], targets: Floats, seed: int) -> FittedPredictor:
-        """Learns from inputs (n, d) and targets (n,)."""
+    def fit(self, inputs: NDArray[np.float32], targets: Floats, seed: int, weights: Floats | None = None) -> FittedPredictor:
+        """Learns from inputs (n, d) and targets (n,); `weights` (d,) say how much the features count a priori, None: all the same."""
 
 
-def check_observations(inputs: NDArray[np.float32], targets: Floats) -> None:
-    """Raises ShapeError unless inputs are (n, d), targets (n,), n > 0, and all numbers are finite."""
+def check_observations(inputs: NDArray[np.float32], targets: Floats, weights: Floats | None) -> None:
+    """Raises ShapeError unless inputs are (n, d), targets (n,), weights (d,), n > 0, and all numbers are finite."""
     if inputs.ndim != 2 or targets.shape != inputs.shape[:1] or len(targets) == 0:
         raise ShapeError(f"inputs must be (n, d) and targets (n,) with n > 0, not {inputs.shape} and {targets.shape}")
+    if weights is not None and weights.shape != inputs.shape[1:]:
+        raise ShapeError(f"weights must be (d,), here ({inputs.shape[1]},), not {weights.shape}")
     if not (np.isfinite(inputs).all() and np.isfinite(targets).all()):
         raise ShapeError("inputs and targets must be finite numbers")
 

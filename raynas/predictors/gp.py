@@ -18,15 +18,16 @@ class GaussianProcess:
 
     noise: float = 0.1  # where the fit of the noise variance starts, in units of the targets' variance
 
-    def fit(self, inputs: NDArray[np.float32], targets: Floats, seed: int) -> "FittedGaussianProcess":
-        """Learns from inputs (n, d) and targets (n,)."""
+    def fit(self, inputs: NDArray[np.float32], targets: Floats, seed: int, weights: Floats | None = None) -> "FittedGaussianProcess":
+        """Learns from inputs (n, d) and targets (n,); weights (d,) divide the length scale of their features."""
         from sklearn.exceptions import ConvergenceWarning  # slow to import, and only this predictor needs it
         from sklearn.gaussian_process import GaussianProcessRegressor
         from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
-        check_observations(inputs, targets)
+        check_observations(inputs, targets, weights)
         shift, deviation = inputs.mean(axis=0, dtype=np.float64), inputs.std(axis=0, dtype=np.float64)
         scale = np.where(deviation > 1e-12, deviation, 1.0) * np.sqrt(inputs.shape[1])  # distances of order 1
+        scale = scale if weights is None else scale / weights
         kernel = ConstantKernel(1.0) * Matern(1.0, (0.05, 50.0), nu=2.5) + WhiteKernel(self.noise, (1e-5, 2.0))
         model = GaussianProcessRegressor(kernel, normalize_y=True, random_state=seed)
         with warnings.catch_warnings():

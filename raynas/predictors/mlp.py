@@ -35,7 +35,7 @@ class MLPEnsemble:
     members: int = 10
     layers: int = 2
     width: int = 64
-    epochs: int = 120
+    epochs: int = 60
     learning_rate: float = 0.01
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.02  # decoupled, as in AdamW (arXiv 1711.05101)
@@ -55,17 +55,22 @@ class MLPEnsemble:
             if value is not None and value < 1:
                 raise ConfigError(f"the predictor's {name} must be at least 1, not {value}")
 
-    def fit(self, inputs: NDArray[np.float32], targets: Floats, seed: int) -> "FittedMLPEnsemble":
-        """Trains the ensemble on inputs (n, d) and targets (n,)."""
-        check_observations(inputs, targets)
+    def fit(self, inputs: NDArray[np.float32], targets: Floats, seed: int, weights: Floats | None = None) -> "FittedMLPEnsemble":
+        """Trains the ensemble on inputs (n, d) and targets (n,).
+
+        Inputs are multiplied by weights (d,) after they were standardised: a function of those with small weights needs larger
+        parameters, which gradient descent finds later.
+        """
+        check_observations(inputs, targets, weights)
         shift, scale = _moments(inputs) if self.standardize else (np.zeros(inputs.shape[1]), np.ones(inputs.shape[1]))
+        scale = scale if weights is None else scale / weights
         center, spread = _moments(targets) if self.standardize else (np.zeros(()), np.ones(()))
         x = torch.as_tensor((inputs - shift) / scale, dtype=torch.float32, device=self.device)  # (n, d)
         y = torch.as_tensor((targets - center) / spread, dtype=torch.float32, device=self.device)  # (n,)
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad(), _one_thread():
-            weights, biases = self._train(x, y, generator)
-        return FittedMLPEnsemble(weights, biases, shift, scale, float(center), float(spread))
+            matrices, biases = self._train(x, y, generator)
+        return FittedMLPEnsemble(matrices, biases, shift, scale, float(center), float(spread))
 
     def _initial(self, features: int, generator: torch.Generator) -> tuple[Tensor, list[Tensor]]:
         """All parameters as one vector, and views of it: weights (k, in, out) of every layer, then biases (k, 1, out)."""
