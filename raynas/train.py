@@ -1,15 +1,17 @@
-"""`python -m raynas.train`: trains one architecture on one device and leaves a folder with the network.
+"""`python -m raynas.train`: trains one architecture and leaves a folder with the network.
 
 ARCH is the `best.json` of a search or the folder of one, an architecture as JSON, a string of NAS-Bench-201, or the name of a
-published architecture.
+published architecture. With --workers or --address, workers of a Ray cluster train it together (DistributedDataParallel); files
+stay on this machine, and no folder has to be shared.
 """
 
-import io
+import argparse
 import json
 import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from typing import Any
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from rich.console import Console
-from torch import nn
+from torch import Tensor, nn
 
 from raynas import results
 from raynas.arch import Arch
@@ -26,30 +28,15 @@ from raynas.config import make_config, provenance
 from raynas.errors import ConfigError, OutOfSpaceError, ResultsError, ResumeError
 from raynas.registry import unknown
 from raynas.spaces import make_space
-from raynas.spaces.darts import GENOTYPES
+from raynas.spaces.published import PUBLISHED
 from raynas.tensorboard import SummaryWriter
 from trainables.data import load
+from trainables.export import check_format, export
 from trainables.networks import make_network
+from trainables.progress import Alone, Team, dumped
 from trainables.recipes import make_recipe
-from trainables.training import Normalize, Trainer, make_device
+from trainables.training import Normalize, Trainer, check_shares, make_device
 
-# Ying et al. 2019, https://arxiv.org/abs/1902.09635: the cell that resembles Inception's, as in the README of its code.
-INCEPTION_LIKE = {
-    "space": "nasbench101",
-    "adjacency": [
-        [0, 1, 1, 1, 0, 1, 0],
-        [0, 0, 0, 0, 0, 0, 1],
-        [0, 0, 0, 0, 0, 0, 1],
-        [0, 0, 0, 0, 1, 0, 0],
-        [0, 0, 0, 0, 0, 0, 1],
-        [0, 0, 0, 0, 0, 0, 1],
-        [0, 0, 0, 0, 0, 0, 0],
-    ],
-    "operations": ["input", "conv1x1-bn-relu", *["conv3x3-bn-relu"] * 3, "maxpool3x3", "output"],
-}
-PUBLISHED: dict[str, dict[str, Any]] = {name: {"space": "darts", **cells} for name, cells in GENOTYPES.items()} | {
-    "inception-like": INCEPTION_LIKE
-}
 FIELDS = {"normal": "darts", "adjacency": "nasbench101", "arch": "nasbench201"}  # a field that tells the space
 SPACE_OPTIONS = {"darts": {"with_none": True}}  # published cells may have this operation
 
@@ -65,20 +52,32 @@ class TrainConfig(BaseModel):
     dataset: str = Field("cifar10", description="digits, cifar10, cifar100, svhn, fashion-mnist or folder:PATH")
     recipe: str | None = Field(None, description="how to train; without it, as the publication of the search space does")
     epochs: int | None = Field(None, gt=0, description="without it, those of the recipe")
-    batch_size: int | None = Field(None, gt=1, description="without it, that of the recipe")
+    batch_size: int | None = Field(None, gt=1, description="of all workers together; without it, that of the recipe")
+    label_smoothing: float | None = Field(None, ge=0, lt=1, description="without it, that of the recipe")
     seed: int = Field(0, ge=0, description="seed of the training and of the choice of validation images")
     device: str = Field("auto", description="cpu, cuda, cuda:1, ...; auto takes a GPU where there is one")
+    workers: int = Field(1, gt=0, description="processes that train together, each on a GPU if there are any, else on a CPU core")
+    address: str | None = Field(None, description="Ray cluster of the workers; without it a running one on this machine, else a new one")
+    compile: bool = Field(False, description="lets torch.compile make the network faster; needs a C++ compiler")
     data_dir: str | None = Field(None, description="where data sets are kept; without it, ~/.cache/raynas")
+    export: str | None = Field(None, description="also writes the trained network as torch-export (model.pt2) or onnx (model.onnx)")
     out: str | None = Field(None, description="folder of the training; without it, a new one in runs/")
 
 
-RESUMABLE = frozenset({"batch_size", "device", "data_dir"})
+RESUMABLE = frozenset({"batch_size", "device", "workers", "address", "compile", "data_dir", "export"})
 """What may differ when a training is resumed."""
 
 
 def parser() -> Parser:
     """The command line."""
-    made = Parser(prog="python -m raynas.train", description=(__doc__ or "").partition("\n\n")[2], allow_abbrev=False)
+    published = "published architectures:\n" + "\n".join(f"  {name:16}{entry.source}" for name, entry in PUBLISHED.items())
+    made = Parser(
+        prog="python -m raynas.train",
+        description=(__doc__ or "").partition("\n\n")[2],
+        epilog=published,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
     made.add_argument("--resume", metavar="DIR", help="goes on with the interrupted training in this folder")
     add_flags(made, TrainConfig)
     return made
@@ -93,7 +92,9 @@ def _main(argv: Sequence[str] | None) -> int:
     given = vars(parser().parse_args(argv))
     folder = given.pop("resume")
     if folder is not None:
-        stored = results.read_json(folder, "config.json")["config"]
+        stored = _read_mapping(folder, "config.json").get("config", {})
+        if not isinstance(stored.get("arch"), str):
+            raise ResultsError(f"{folder} holds no training, but perhaps a search; --resume takes what raynas.train has begun")
         given.pop("out", None)
         if "arch" in given:
             given["arch"] = _text(read_arch(given["arch"]))
@@ -131,7 +132,7 @@ def read_arch(text: str) -> Arch:
         ResultsError: the file cannot be read.
     """
     if text in PUBLISHED:
-        return _described(PUBLISHED[text])
+        return _described(PUBLISHED[text].config)
     if text.startswith("|"):
         return _described({"space": "nasbench201", "arch": text})
     if text.lstrip().startswith("{"):
@@ -159,56 +160,84 @@ def _described(value: Any) -> Arch:
 def train(config: TrainConfig, out: Path, resume: bool = False) -> int:
     """Trains to the end, or until Ctrl-C; returns the exit code."""
     assert config.arch is not None
-    console, device, arch = Console(), make_device(config.device), read_arch(config.arch)
+    console, team, arch = Console(), _team(config), read_arch(config.arch)
     recipe = make_recipe(config.recipe, arch.space)
+    if config.label_smoothing is not None:
+        recipe = replace(recipe, label_smoothing=config.label_smoothing)
+    check_shares(config.batch_size or recipe.batch_size, config.workers)
+    if config.export is not None:
+        check_format(config.export)
     data = load(config.dataset, config.seed, recipe.validation, config.data_dir)
-    trainer = Trainer(arch, data, recipe, device, config.seed, config.epochs, config.batch_size)
+    trainer = Trainer(arch, data, recipe, team.device, config.seed, config.epochs, config.batch_size, compiled=config.compile)
     if resume:
         restore(trainer, out)
-    else:
-        results.write_json(str(out), "config.json", {"config": config.model_dump(exclude={"out"})} | provenance())
-    counts = f"{len(data.train)} images to train, {len(data.valid)} to validate, {len(data.test)} to test"
-    console.out(f"{arch.space} {arch.id} on {config.dataset} ({counts}), recipe {recipe.name}, {device}")
-    console.out(f"{trainer.parameters:,} parameters, {trainer.flops / 1e6:,.1f} M multiply-accumulates; {out}")
-    writer = SummaryWriter(str(out / "tensorboard"))
+    with team:
+        if not resume:
+            results.write_json(str(out), "config.json", {"config": config.model_dump(exclude={"out"})} | provenance())
+        counts = f"{len(data.train)} images to train, {len(data.valid)} to validate, {len(data.test)} to test"
+        console.out(f"{arch.space} {arch.id} on {config.dataset} ({counts}), recipe {recipe.name}, {team}")
+        console.out(f"{trainer.parameters:,} parameters, {trainer.flops / 1e6:,.1f} M multiply-accumulates; {out}")
+        return _train(trainer, team, config, out, console)
+
+
+def _team(config: TrainConfig) -> Team:
+    """Who trains: without need of Ray, this process."""
+    if config.workers == 1 and config.address is None:
+        return Alone(config.device)
+    from trainables.distributed import RayWorkers  # loads Ray
+
+    return RayWorkers(config.workers, config.device, config.address)
+
+
+def _train(trainer: Trainer, team: Team, config: TrainConfig, out: Path, console: Console) -> int:
+    """Lets the team train, and writes down and shows what it tells; returns the exit code."""
+    writer, epoch, seconds = SummaryWriter(str(out / "tensorboard")), trainer.epoch, trainer.train_seconds
+    stream = team.train(trainer)
     try:
-        while trainer.epoch < trainer.epochs:
-            _epoch(trainer, writer, console)
-            save(trainer, out)
-        _finish(trainer, out, console)
+        while True:
+            with console.status(f"epoch {epoch + 1} of {trainer.epochs}" if epoch < trainer.epochs else "testing"):
+                progress = next(stream)
+            if progress.state is None:
+                break
+            _write(out, CHECKPOINT, progress.state)
+            epoch += 1
+            _show(progress.report, seconds, trainer.epochs, writer, console)
+            seconds = progress.report["train_seconds"] or seconds
+        _finish(trainer, progress.report, config.export, out, console)
     except KeyboardInterrupt:
         resume_command = f"python -m raynas.train --resume {shlex.quote(str(out))}"
-        console.out(f"Interrupted after {trainer.epoch} of {trainer.epochs} epochs. Go on with: {resume_command}")
+        console.out(f"Interrupted after {epoch} of {trainer.epochs} epochs. Go on with: {resume_command}")
         return INTERRUPTED
     finally:
         writer.close()
     return DONE
 
 
-def _epoch(trainer: Trainer, writer: SummaryWriter, console: Console) -> None:
-    """One epoch: its line, and its points in TensorBoard."""
-    before = trainer.train_seconds
-    with console.status(f"epoch {trainer.epoch + 1} of {trainer.epochs}"):
-        report = trainer.train_epoch()
-        valid = trainer.evaluate("valid")
-    for name, value in (report | {"valid_accuracy": valid}).items():
-        if name != "epoch":
-            writer.scalar(name, value, trainer.epoch)
+def _show(report: Mapping[str, float | None], seconds: float, epochs: int, writer: SummaryWriter, console: Console) -> None:
+    """The line of an epoch, before which `seconds` were spent on training, and its points in TensorBoard."""
+    values = {name: value for name, value in report.items() if value is not None}
+    epoch = int(values.pop("epoch"))
+    for name, value in values.items():
+        writer.scalar(name, value, epoch)
     console.out(
-        f"epoch {trainer.epoch:3}/{trainer.epochs}  loss {report['train_loss']:.4f}  "
-        f"train {_percent(report['train_accuracy'])}  valid {_percent(valid)}  {trainer.train_seconds - before:.1f} s"
+        f"epoch {epoch:3}/{epochs}  loss {values['train_loss']:.4f}  train {_percent(values['train_accuracy'])}  "
+        f"valid {_percent(report['valid_accuracy'])}  {values['train_seconds'] - seconds:.1f} s"
     )
 
 
-def _finish(trainer: Trainer, out: Path, console: Console) -> None:
+def _finish(trainer: Trainer, accuracies: Mapping[str, float | None], format: str | None, out: Path, console: Console) -> None:
     """The final accuracies, and the network."""
-    accuracies = {f"{split}_accuracy": trainer.evaluate(split) for split in ("valid", "test")}
-    save_model(trainer, out)
-    costs = {"parameters": trainer.parameters, "flops": trainer.flops, "train_seconds": trainer.train_seconds}
-    results.write_json(str(out), "result.json", {"epochs": trainer.epoch} | accuracies | costs)
+    state = _read(out / CHECKPOINT, torch.device("cpu"))
+    save_model(trainer, state["network"], out)
+    costs = {"parameters": trainer.parameters, "flops": trainer.flops, "train_seconds": state["train_seconds"]}
+    results.write_json(str(out), "result.json", {"epochs": state["epoch"]} | dict(accuracies) | costs)
     console.out(f"validation accuracy {_percent(accuracies['valid_accuracy'])}")
     console.out(f"test accuracy       {_percent(accuracies['test_accuracy'])}")
     console.out(f"Network:     {out / MODEL} (raynas.train.load_model)")
+    if format is not None:
+        name, content = export(load_model(out), format, trainer.data.channels, trainer.data.image_size)
+        _write(out, name, content)
+        console.out(f"Export:      {out / name}")
     console.out(f"TensorBoard: tensorboard --logdir {shlex.quote(str(out / 'tensorboard'))}")
 
 
@@ -217,11 +246,6 @@ def _percent(accuracy: float | None) -> str:
 
 
 # Files
-
-
-def save(trainer: Trainer, out: Path) -> None:
-    """Writes the checkpoint, in one step."""
-    _write(out, CHECKPOINT, trainer.state_dict())
 
 
 def restore(trainer: Trainer, out: Path) -> None:
@@ -234,8 +258,8 @@ def restore(trainer: Trainer, out: Path) -> None:
         trainer.load_state_dict(_read(out / CHECKPOINT, trainer.device))
 
 
-def save_model(trainer: Trainer, out: Path) -> None:
-    """Writes the weights as `model.pt`, and beside it as `model.json` all that `load_model` needs to know."""
+def save_model(trainer: Trainer, weights: Mapping[str, Tensor], out: Path) -> None:
+    """Writes the weights of `trainer.network` as `model.pt`, and beside it as `model.json` all that `load_model` needs to know."""
     data = trainer.data
     described = {
         "arch": trainer.arch.to_config(),
@@ -247,7 +271,7 @@ def save_model(trainer: Trainer, out: Path) -> None:
         "std": data.std,
     }
     results.write_json(str(out), "model.json", described)
-    _write(out, MODEL, trainer.network.state_dict())
+    _write(out, MODEL, dumped(weights))
 
 
 def load_model(folder: str | Path, device: str = "cpu") -> nn.Module:
@@ -260,22 +284,30 @@ def load_model(folder: str | Path, device: str = "cpu") -> nn.Module:
         ResumeError: the weights are damaged, or not of this architecture.
     """
     folder = Path(folder)
-    described = results.read_json(str(folder), "model.json")
+    described = _read_mapping(str(folder), "model.json")
+    missing = {"arch", "classes", "image_size", "image_channels", "network", "mean", "std"} - described.keys()
+    if missing:
+        raise ResultsError(f"{folder / 'model.json'} is damaged: it lacks {', '.join(sorted(missing))}")
     sizes = described["classes"], described["image_size"], described["image_channels"]
     network = make_network(_described(described), *sizes, **described["network"])
     try:
         network.load_state_dict(_read(folder / MODEL, torch.device("cpu")))
-    except RuntimeError as error:
+    except (RuntimeError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ResumeError(f"the weights in {folder / MODEL} are not those of the network in model.json: {reason}") from error
     return nn.Sequential(Normalize(tuple(described["mean"]), tuple(described["std"])), network).eval().to(make_device(device))
 
 
-def _write(out: Path, name: str, state: Any) -> None:
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
+def _read_mapping(folder: str, name: str) -> dict[str, Any]:
+    value = results.read_json(folder, name)
+    if not isinstance(value, dict):
+        raise ResultsError(f"{results.join(folder, name)} is damaged: it must hold a mapping, not {type(value).__name__}")
+    return value
+
+
+def _write(out: Path, name: str, content: bytes) -> None:
     fs, path = results.filesystem(str(out))
-    results.write_bytes(fs, f"{path}/{name}", buffer.getbuffer())
+    results.write_bytes(fs, f"{path}/{name}", content)
 
 
 def _read(path: Path, device: torch.device) -> Any:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -120,29 +121,25 @@ def test_ctrl_c_prints_how_to_go_on(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("name", "parameters"),
     [
-        ([], "--arch is missing"),
-        (["--arch", "DARTS_V3", *QUICK], "unknown architecture 'DARTS_V3'; did you mean 'DARTS_V"),
-        (["--arch", "{}", *QUICK], "describes no architecture"),
-        (["--arch", "{", *QUICK], "not valid JSON"),
-        (["--arch", STRING, "--dataset", "digit"], "unknown data set 'digit'; did you mean 'digits'"),
-        (["--arch", STRING, "--dataset", "folder:nowhere"], "the folder nowhere does not exist"),
-        (["--arch", STRING, "--recipe", "darts-final"], "recipe 'darts-final' does not train architectures of space 'nasbench201'; use"),
-        (["--arch", STRING, "--recipe", "fast"], "unknown recipe 'fast'"),
-        (["--arch", STRING, *QUICK, "--device", "cuda:99"], "the device 'cuda:99' cannot be used here"),
-        (["--arch", STRING, *QUICK, "--epochs", "0"], "epochs = 0 is not allowed"),
-        (["--arch", STRING, *QUICK, "--batch-size", "1"], "batch_size = 1 is not allowed"),
-        (["--arch", "DARTS_V2", "--dataset", "digits"], "the auxiliary head needs a feature map"),
-        (["--resume", "nowhere"], "nowhere/config.json does not exist"),
+        ("BANANAS", 3_583_054),
+        ("DARTS_V1", 3_169_414),
+        ("DARTS_V2", 3_349_342),
+        ("ASHA200", 2_243_206),
+        ("PDARTS", 3_433_798),  # published: 3.4 M
+        ("PC_DARTS", 3_634_678),  # published: 3.6 M
+        ("inception-like", 2_694_282),
     ],
 )
-def test_a_mistake_is_one_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    assert run(*arguments, *([] if "--resume" in arguments else ["--out", tmp_path / "run"])) == BAD_USAGE
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 1
-    assert message in lines[0]
-    assert not (tmp_path / "run").exists()
+def test_published_architectures_have_names(name: str, parameters: int, capsys: pytest.CaptureFixture[str]) -> None:
+    arch = train.read_arch(name)
+    assert make_space(arch.space, train.SPACE_OPTIONS.get(arch.space)).cost(arch).parameters == parameters
+    assert train.PUBLISHED.keys() >= {name}
+    assert "https://arxiv.org/abs/" in train.PUBLISHED[name].source
+    with pytest.raises(SystemExit):
+        run("--help")
+    assert f"  {name} " in capsys.readouterr().out
 
 
 def test_architectures_are_read_from_what_a_search_leaves(tmp_path: Path) -> None:
@@ -227,6 +224,9 @@ def test_a_damaged_checkpoint_is_one_line(digits: Data, tmp_path: Path) -> None:
     with pytest.raises(ResumeError, match=r"checkpoint\.pt is missing or damaged") as caught:
         train.restore(trainer(digits), tmp_path)
     assert "\n" not in str(caught.value)
+    torch.save([1, 2], tmp_path / train.CHECKPOINT)
+    with pytest.raises(ResumeError, match="its format is None"):
+        train.restore(trainer(digits), tmp_path)
 
 
 def test_divergence_is_an_error(digits: Data) -> None:
@@ -248,6 +248,39 @@ def test_parts_of_a_batch_add_up_to_its_gradient(digits: Data) -> None:
         training._step(digits.train.images[:64], digits.train.labels[:64])
     for a, b in zip(whole.network.parameters(), parts.network.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_labels_are_smoothed(digits: Data) -> None:
+    from dataclasses import replace
+
+    training = trainer(digits)
+    training.recipe = replace(training.recipe, label_smoothing=0.1)
+    logits, labels = torch.tensor([[2.0, 0.0, -1.0], [0.5, 0.1, 0.0]]), torch.tensor([0, 2])
+    wanted = torch.full((2, 3), 0.1 / 3)
+    wanted[[0, 1], labels] += 0.9
+    torch.testing.assert_close(training._loss(logits, labels), -(wanted * logits.log_softmax(1)).sum())
+
+
+@pytest.mark.slow
+def test_a_compiled_training_is_the_same_but_for_rounding(
+    digits: Data, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With a tiny network, as compilers take their time."""
+    if shutil.which(os.environ.get("CXX", "g++")) is None:
+        pytest.skip("there is no C++ compiler on this machine")
+    monkeypatch.setattr(
+        "trainables.training.make_network", lambda *_, **__: torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+    )
+    plain, compiled = trainer(digits), trainer(digits, compiled=True)
+    assert plain.state_dict()["network"].keys() == compiled.state_dict()["network"].keys()
+    losses = [training.train_epoch()["train_loss"] for training in (plain, compiled)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    for a, b in zip(plain.network.parameters(), compiled.network.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", (None, "nowhere"))
+    torch._dynamo.reset()
+    assert run("--arch", STRING, *QUICK, "--compile", "--out", tmp_path / "run") == BAD_USAGE
+    assert "--compile does not work on this machine" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_the_learning_rate_is_half_a_cosine(digits: Data) -> None:

@@ -30,6 +30,7 @@ class Recipe:
     cutout: int = 0  # side in pixels of the square that is blanked
     drop_path: float = 0.0  # in the last epoch; it grows linearly from 0
     auxiliary_weight: float = 0.0  # of the auxiliary head's loss
+    label_smoothing: float = 0.0  # probability mass that is spread evenly over all classes: Szegedy et al. 2016, arXiv:1512.00567
 
 
 NASBENCH101 = Recipe(

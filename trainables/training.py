@@ -1,4 +1,4 @@
-"""Training of one architecture on one device, an epoch at a time.
+"""Training of one architecture on one device, or as one of several equal workers, an epoch at a time.
 
 n: images, c: channels, h and w: height and width in pixels.
 """
@@ -11,8 +11,11 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parallel import DistributedDataParallel
 
 from raynas.arch import Arch
 from raynas.errors import ConfigError, RaynasError, ResumeError
@@ -82,19 +85,41 @@ def network_cost(network: nn.Module, channels: int, size: int) -> tuple[int, int
     return sum(w.numel() for w in network.parameters() if w.requires_grad), products
 
 
+def check_shares(batch_size: int, workers: int, micro_batches: int = 1) -> None:
+    """Checks that `workers` can take equal shares of each batch.
+
+    Raises:
+        ConfigError: they cannot.
+    """
+    if workers > 1 and micro_batches > 1:
+        raise ConfigError("batches are divided among workers or into micro-batches, not both; add workers to save memory")
+    if batch_size % workers or batch_size < 2 * workers:
+        up = max(2, -(-batch_size // workers)) * workers
+        raise ConfigError(
+            f"{workers} workers cannot share batches of {batch_size} images, at least 2 each; choose a batch size such as {up}"
+        )
+
+
 class Trainer:
     """Trains the network of `arch` on `data` as `recipe` says.
 
     What is random in an epoch follows from `seed` and the number of the epoch alone, so that a training that goes on from a saved
     state is, on a CPU with the same number of threads, equal to one that never stopped, bit for bit.
 
+    Within a process group of torch.distributed its processes train one network together: each makes a Trainer with the same
+    arguments and calls the same methods in the same order. Each step takes the batch that one process alone would take, changed in
+    the same random ways; every process computes the gradient of its share, and they are averaged. So only batch norms, which see the
+    shares, and rounding differ from a training in one process. Reports are those of all shares, the same in each process.
+
     Args:
         epochs: after which the learning rate is 0; None: those of the recipe.
-        batch_size: None: that of the recipe.
+        batch_size: of all processes together; None: that of the recipe.
         micro_batches: parts into which a batch is divided to save memory; gradients add up, batch norms see the parts.
+        compiled: whether torch.compile makes the network faster; it needs a C++ compiler, and takes its time at first.
 
     Raises:
-        ConfigError: the network does not fit the images, or the recipe not the space.
+        ConfigError: the network does not fit the images, the recipe not the space, or the batch not the number of processes; or
+            nothing can be compiled here.
     """
 
     def __init__(
@@ -107,17 +132,20 @@ class Trainer:
         epochs: int | None = None,
         batch_size: int | None = None,
         micro_batches: int = 1,
+        compiled: bool = False,
     ) -> None:
         if arch.space not in recipe.networks:
             raise ConfigError(f"recipe {recipe.name!r} is for {', '.join(recipe.networks)}, not for space {arch.space!r}")
         self.arch, self.data, self.recipe, self.device, self.seed = arch, data, recipe, device, seed
         self.epochs = recipe.epochs if epochs is None else epochs
         self.batch_size = recipe.batch_size if batch_size is None else batch_size
-        self.micro_batches = micro_batches
+        self.micro_batches, self.compiled = micro_batches, compiled
         if self.epochs < 1 or self.batch_size < 2:
             raise ConfigError(
                 f"a training needs at least 1 epoch and batches of at least 2 images, not {self.epochs} and {self.batch_size}"
             )
+        self.rank, self.workers = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+        check_shares(self.batch_size, self.workers, micro_batches)
         self.epoch = 0  # how many are done
         self.train_seconds = 0.0  # spent on training so far
         with self._randomness(0):
@@ -127,6 +155,11 @@ class Trainer:
         self.network = network.to(device, memory_format=torch.channels_last if cuda else torch.preserve_format)  # type: ignore[call-overload]
         self.parameters, self.flops = network_cost(self.network, data.channels, data.image_size)
         self.optimizer = _optimizer(recipe, self.network, fused=cuda)
+        self._model = _compiled(self.network, device) if compiled else self.network
+        self._averaging = self._model  # its gradients are averages over the workers
+        if self.workers > 1:
+            # A static graph may have layers that are never used. Batch norms are averaged after each epoch instead.
+            self._averaging = DistributedDataParallel(self._model, broadcast_buffers=False, static_graph=True)
         self.normalize = Normalize(data.mean, data.std).to(device)
         self._bf16 = cuda and torch.cuda.is_bf16_supported()
         self._splits = {name: getattr(data, name).to(device) for name in ("train", "valid", "test")}
@@ -136,7 +169,7 @@ class Trainer:
         """Within it, torch's global generators follow from the seed and the number of the epoch, 0 for the initial weights."""
         devices = [self.device.index or 0] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices):
-            torch.manual_seed(_derived(self.seed, epoch))
+            torch.manual_seed(_derived(self.seed, epoch, 2 * self.rank))  # each worker drops other paths
             yield
 
     def train_epoch(self) -> dict[str, float]:
@@ -159,11 +192,13 @@ class Trainer:
         with self._randomness(self.epoch + 1):
             generator = torch.Generator(self.device).manual_seed(_derived(self.seed, self.epoch + 1, 1))
             order = torch.randperm(len(train), generator=generator, device=self.device)
-            batches = [batch for batch in torch.split(order, self.batch_size) if len(batch) > 1]  # no batch norm of a single image
+            smallest = 2 * self.workers  # no batch norm of a single image
+            batches = [batch for batch in torch.split(order, self.batch_size) if len(batch) >= smallest]
             for step, batch in enumerate(batches):
                 rate = self._set_learning_rate(step / len(batches))
                 totals += self._step(self._augmented(train.images[batch], generator), train.labels[batch])
-        loss, accuracy = (totals / sum(map(len, batches))).tolist()
+        self._average_statistics()
+        loss, accuracy = (self._sum(totals) / sum(map(len, batches))).tolist()
         if not isfinite(loss):
             raise TrainingError(f"the training diverged: the loss of epoch {self.epoch + 1} is {loss}; try another seed or architecture")
         self.epoch += 1
@@ -194,23 +229,45 @@ class Trainer:
         return cutout(images, recipe.cutout, generator) if recipe.cutout else images
 
     def _step(self, images: Tensor, labels: Tensor) -> Tensor:
-        """One step of the optimizer; returns (2,): the sum of the losses, and how many images were classified correctly."""
+        """One step of the optimizer, on this worker's share of a batch.
+
+        Returns (2,): the sum of the losses, and how many images were classified correctly.
+        """
         self.optimizer.zero_grad(set_to_none=True)
-        totals = torch.zeros(2, device=self.device)
+        totals, size = torch.zeros(2, device=self.device), len(labels) / self.workers
+        images, labels = (part.tensor_split(self.workers)[self.rank] for part in (images, labels))
         parts = min(self.micro_batches, len(labels) // 2)  # no batch norm of a single image
         for x, y in zip(images.tensor_split(parts), labels.tensor_split(parts), strict=True):
             with self._autocast():
-                output = self.network(self._formatted(x))
+                output = self._averaging(self._formatted(x))
                 logits, auxiliary = output if isinstance(output, tuple) else (output, None)
-                loss = own = F.cross_entropy(logits, y, reduction="sum")
+                loss = own = self._loss(logits, y)
                 if auxiliary is not None:
-                    loss = own + self.recipe.auxiliary_weight * F.cross_entropy(auxiliary, y, reduction="sum")
-            (loss / len(labels)).backward()  # type: ignore[no-untyped-call]
+                    loss = own + self.recipe.auxiliary_weight * self._loss(auxiliary, y)
+            (loss / size).backward()  # type: ignore[no-untyped-call]
             totals += torch.stack([own.detach(), (logits.argmax(1) == y).sum()])
         if self.recipe.clip is not None:
             nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.clip)
         self.optimizer.step()
         return totals
+
+    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Sum of the cross entropies: (n, classes), (n,) -> ()."""
+        return F.cross_entropy(logits, labels, reduction="sum", label_smoothing=self.recipe.label_smoothing)
+
+    def _sum(self, values: Tensor) -> Tensor:
+        """The sum over all workers, in place."""
+        if self.workers > 1:
+            dist.all_reduce(values)
+        return values
+
+    def _average_statistics(self) -> None:
+        """Gives all workers the mean of what their batch norms saw."""
+        if self.workers > 1:
+            for norm in (module for module in self.network.modules() if isinstance(module, _BatchNorm)):
+                for statistic in (norm.running_mean, norm.running_var):
+                    assert statistic is not None
+                    self._sum(statistic).div_(self.workers)
 
     def evaluate(self, split: Literal["train", "valid", "test"]) -> float | None:
         """The fraction of a split's images, unchanged, that the network classifies correctly; None if there are no images.
@@ -222,21 +279,28 @@ class Trainer:
         if not len(part):
             return None
         self.network.eval()
-        correct, finite = 0, True
+        totals = torch.zeros(2, device=self.device)  # correct, not finite
+        share, size = slice(self.rank, None, self.workers), 2 * max(1, self.batch_size // self.micro_batches // self.workers)
         with torch.inference_mode(), self._autocast():
-            for images, labels in _batches(part.images, part.labels, 2 * max(1, self.batch_size // self.micro_batches)):
-                logits = self.network(self._formatted(self.normalize(images)))
-                correct += int((logits.argmax(1) == labels).sum())
-                finite = finite and bool(logits.isfinite().all())
-        if not finite:
+            for images, labels in zip(part.images[share].split(size), part.labels[share].split(size), strict=True):
+                logits = self._model(self._formatted(self.normalize(images)))
+                totals += torch.stack([(logits.argmax(1) == labels).sum(), (~logits.isfinite()).sum()])
+        correct, bad = self._sum(totals).tolist()
+        if bad:
             raise TrainingError("the training diverged: outputs of the network are not finite; try another seed or architecture")
-        return correct / len(part)
+        return float(correct / len(part))
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self._bf16)
 
     def _formatted(self, images: Tensor) -> Tensor:
         return images.contiguous(memory_format=torch.channels_last if self.device.type == "cuda" else torch.contiguous_format)
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """With which another Trainer, on any device, trains in the same way."""
+        names = ("arch", "data", "recipe", "seed", "epochs", "batch_size", "micro_batches", "compiled")
+        return {name: getattr(self, name) for name in names}
 
     def state_dict(self) -> dict[str, Any]:
         """Everything from which another Trainer can go on: tensors, numbers and texts only, not copied."""
@@ -255,8 +319,9 @@ class Trainer:
             ResumeError: the state is of another training; nothing has changed then.
         """
         for key, own in self._identity().items():
-            if state.get(key) != own:
-                raise ResumeError(f"the checkpoint is of another training: its {key} is {state.get(key)!r}, here it is {own!r}")
+            found = state.get(key) if isinstance(state, Mapping) else None
+            if found != own:
+                raise ResumeError(f"the checkpoint is of another training: its {key} is {found!r}, here it is {own!r}")
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.epoch, self.train_seconds = state["epoch"], state["train_seconds"]
@@ -281,8 +346,15 @@ def _derived(*key: int) -> int:
     return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
-def _batches(images: Tensor, labels: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    return zip(torch.split(images, size), torch.split(labels, size), strict=True)
+def _compiled(network: nn.Module, device: torch.device) -> nn.Module:
+    """The network, to be compiled when it first runs; it shares the weights."""
+    try:
+        torch.compile(torch.neg)(torch.ones(1, device=device))
+    except Exception as error:  # of whatever kind, depending on what is missing
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigError(f"--compile does not work on this machine ({reason}); leave it out, or install a C++ compiler") from error
+    compiled: nn.Module = torch.compile(network)  # type: ignore[assignment]
+    return compiled
 
 
 def _optimizer(recipe: Recipe, network: nn.Module, fused: bool) -> torch.optim.Optimizer:
