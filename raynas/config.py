@@ -20,7 +20,7 @@ class RunConfig(BaseModel):
 
     space: str = Field("nasbench201", description="search space, by name or as module:Class")
     space_options: dict[str, Any] = Field(default_factory=dict, description="settings of the space")
-    trainable: str = Field("lookup", description="what evaluates an architecture: lookup (in a table) or train")
+    trainable: str = Field("lookup", description="lookup (in a table) or train; or a one-shot search: darts, pc-darts, random-ws")
     trainable_options: dict[str, Any] = Field(default_factory=dict, description="settings of the trial")
     table: str | None = Field(
         None, description="benchmark table (Parquet) to look results up in; without it the installed one of the space"

@@ -149,5 +149,6 @@ def encode(encoding: str, space: SearchSpace, archs: Sequence[Arch]) -> Array:
 def feature_weights(encoding: str, space: SearchSpace) -> NDArray[np.float64]:
     """(d,) how much each feature of `encode` counts next to the others, 1 the largest; for `Predictor.fit`."""
     arch, parts = [space.sample(np.random.default_rng(0))], parse_encoding(encoding)
-    weights = np.concatenate([np.full(part.encoder(space, arch, part.paths).shape[1], part.weight) for part in parts])
-    return weights / weights.max()
+    widths = [part.encoder(space, arch, part.paths).shape[1] for part in parts]
+    weights = np.repeat(np.array([part.weight for part in parts]), widths)
+    return weights / max(part.weight for part in parts)

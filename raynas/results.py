@@ -56,7 +56,7 @@ TRIALS = _schema(
     | {"started_at": _TIME, "ended_at": _TIME, "error": pa.string()},
 )
 REPORTS = _schema({"trial_id": pa.string(), "epoch": pa.int64()}, _METRICS | {"train_loss": pa.float64()} | _SECONDS)
-STARTED = _schema(_TRIAL | {"started_at": _TIME}, {"checkpoint": pa.string()})
+STARTED = _schema(_TRIAL | {"started_at": _TIME}, {"checkpoint": pa.string()})  # checkpoint: JSON, see raynas/recorder.py
 
 _SCHEMAS = {"started": STARTED, "reports": REPORTS, "trials": TRIALS}  # in the order in which a flush writes them
 _PART = re.compile(r"(trials|reports|started)-(\d{8})-[0-9a-f]{8}\.parquet")

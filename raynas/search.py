@@ -4,10 +4,8 @@ Without arguments: BANANAS, 150 trials, NAS-Bench-201's CIFAR-10 results from th
 """
 
 import json
-import logging
 import os
 import shlex
-import socket
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -17,17 +15,19 @@ from typing import Any
 # Tune's own tables would tear the live one apart; Tune reads these when it is imported.
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")  # epochs may take less than the 5 s of this
 
 import ray
 from ray import tune
-from ray._private.utils import read_ray_address
 from rich.console import Console
 
 from raynas import results
+from raynas.cluster import connect
 from raynas.command import DONE, FAILED, INTERRUPTED, Parser, add_flags, run_command
 from raynas.config import RESUMABLE, RunConfig, assign, make_config, provenance, read_yaml
 from raynas.display import Display, percent
 from raynas.errors import ConfigError, ResultsError, ResumeError
+from raynas.oneshot import OneShot, is_oneshot
 from raynas.recorder import METRIC, Recorder
 from raynas.registry import check_options, resolve
 from raynas.results import Tables
@@ -36,8 +36,6 @@ from raynas.spaces import make_space
 from searchers import ArchSearcher, make_searcher
 from trainables import TRAINABLES
 from trainables.base import Plan
-
-logger = logging.getLogger(__name__)
 
 
 def parser() -> Parser:
@@ -60,20 +58,37 @@ def _main(argv: Sequence[str] | None) -> int:
     path, assignments, folder = flags.pop("config"), flags.pop("set"), flags.pop("resume")
     given = read_yaml(path) if path else {}
     assign(given, assignments)
-    given |= flags
+    given = _absolute(given | flags)
     console = Console()
     if folder is None:
-        config, uri = make_config(given, RunConfig), given.get("out") or _new_folder(given)
+        config = make_config(given, RunConfig)
+        uri = config.out or _new_folder(config)
         if results.exists(uri, "config.json") or results.exists(uri, "parts"):
             raise ResultsError(f"{uri} already holds a run; go on with it by --resume {uri}, or choose another --out")
         return Search(config, uri, console).run()
-    stored = results.read_json(folder, "config.json").get("config", {})
+    stored = _absolute(results.read_json(folder, "config.json").get("config", {}))
     _check_resume(stored, given, folder)
     return Search(make_config(stored | given, RunConfig), folder, console, results.read(folder)).run()
 
 
-def _new_folder(given: dict[str, Any]) -> str:
-    name = f"{given.get('space', 'nasbench201')}-{given.get('searcher', 'bananas')}".replace(":", "-")
+def _absolute(given: dict[str, Any]) -> dict[str, Any]:
+    """The settings with paths that hold everywhere: trials have working directories of their own, and a run may go on from another."""
+
+    def path(text: Any) -> Any:
+        return str(Path(text).expanduser().resolve()) if isinstance(text, str) and "://" not in text else text
+
+    changed = {"table": path(given["table"])} if "table" in given else {}
+    dataset, options = given.get("dataset"), given.get("trainable_options")
+    if isinstance(dataset, str) and dataset.startswith("folder:"):
+        changed["dataset"] = "folder:" + path(dataset.removeprefix("folder:"))
+    if isinstance(options, dict) and "data_dir" in options:
+        changed["trainable_options"] = options | {"data_dir": path(options["data_dir"])}
+    return given | changed
+
+
+def _new_folder(config: RunConfig) -> str:
+    method = config.trainable if is_oneshot(config.trainable) else config.searcher
+    name = f"{config.space}-{method}".replace(":", "-")
     base = f"runs/{name}-{datetime.now():%Y%m%d-%H%M%S}"
     return next(path for path in [base, *(f"{base}-{i}" for i in range(2, 100))] if not Path(path).exists())
 
@@ -91,7 +106,9 @@ class Search:
     """One session of one run: a new run, or with `before` the continuation of an interrupted one."""
 
     def __init__(self, config: RunConfig, uri: str, console: Console, before: Tables | None = None) -> None:
-        self.config, self.uri, self.console, self.before = config, uri, console, before
+        self.given, self.uri, self.console, self.before = config, uri, console, before
+        self.oneshot = OneShot(config, uri) if is_oneshot(config.trainable) else None  # finds the architectures; else the searcher does
+        self.config = config = self.oneshot.retraining if self.oneshot else config
         self.space = make_space(config.space, config.space_options)
         self.trainable = resolve(TRAINABLES, config.trainable, "trainable")
         self.trial_config = self._trial_config()
@@ -104,10 +121,7 @@ class Search:
 
     def _trial_config(self) -> dict[str, Any]:
         config = self.config
-        table = config.table
-        if table is not None and "://" not in table:
-            table = str(Path(table).expanduser().resolve())  # trials run in folders of their own
-        common = {"space": config.space, "space_options": config.space_options, "table": table, "dataset": config.dataset}
+        common = {"space": config.space, "space_options": config.space_options, "table": config.table, "dataset": config.dataset}
         return common | {"max_epochs": config.max_epochs, "seed": config.seed} | config.trainable_options
 
     def _train_command(self) -> str:
@@ -139,7 +153,7 @@ class Search:
         slots = self._slots(connect(self.config.address)) if left > 0 else 0
         if self.before is None:  # first of all: a folder with a configuration can be resumed, whatever happens next
             started = datetime.now(UTC).isoformat(timespec="seconds")
-            results.write_json(self.uri, "config.json", {"config": self.config.model_dump()} | provenance() | {"started_at": started})
+            results.write_json(self.uri, "config.json", {"config": self.given.model_dump()} | provenance() | {"started_at": started})
         recorder = Recorder(
             self.uri,
             self.searcher,
@@ -153,6 +167,10 @@ class Search:
         if self.before is not None:
             self._recall(recorder)
         try:
+            if left > 0 and self.oneshot is not None:
+                archs = self.oneshot.search(slots, self.console)
+                self.searcher.enqueue(archs)
+                recorder.progress.trials, left = len(archs), len(archs) - done
             if left > 0:
                 self._tune(recorder, left, slots)
         except KeyboardInterrupt:
@@ -174,12 +192,15 @@ class Search:
         self.searcher.enqueue(self.space.from_config(json.loads(row["arch"])) for row in recorder.unfinished.values())
         if remembers(self.scheduler):
             replay(self.scheduler, self.before)
+        if self._checkpoints().checkpoint_frequency:
+            recorder.forget_checkpoints()
 
     def _tune(self, recorder: Recorder, left: int, slots: int) -> None:
         """Lets Tune run the trials that are left."""
         config, (filesystem, path) = self.config, results.filesystem(results.join(self.uri, "tune"))
+        activity = f"{config.searcher} searches" if self.oneshot is None else "training architectures of"
         self.console.print(
-            f"{config.searcher} searches {config.space}: {left} trials, {slots} at once; results go to {self.uri}",
+            f"{activity} {config.space}: {left} trials, {slots} at once; results go to {self.uri}",
             highlight=False,
             soft_wrap=True,
         )
@@ -200,12 +221,19 @@ class Search:
                 storage_filesystem=filesystem,
                 callbacks=[recorder],
                 failure_config=tune.FailureConfig(max_failures=config.max_failures),
-                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False if self.plan.instant else None),
+                checkpoint_config=self._checkpoints(),
                 verbose=0,
             ),
         )
         recorder.display = Display(self.console)  # not before: Tune pickles the recorder in the line above
         tuner.fit()
+
+    def _checkpoints(self) -> tune.CheckpointConfig:
+        """After each report, so that a trial loses one epoch at most; two, as the newest may be half written when all is killed."""
+        save = getattr(self.trainable, "save_checkpoint", None)  # a function has none, and writes checkpoints as it likes
+        if self.plan.instant or save in (None, tune.Trainable.save_checkpoint):
+            return tune.CheckpointConfig(checkpoint_at_end=False)
+        return tune.CheckpointConfig(num_to_keep=2, checkpoint_frequency=1, checkpoint_at_end=False)
 
     def _slots(self, local: bool) -> int:
         """How many trials run at once; says so where the cluster cannot do what was asked.
@@ -259,44 +287,13 @@ class Search:
         show(f"TensorBoard: tensorboard --logdir {shlex.quote(results.join(self.uri, 'tensorboard'))}")
         if recorder.best is not None:
             show(f"Train it:    {recorder.command}")
-        if progress.ended >= self.config.trials:
+        if progress.ended >= progress.trials:
             return DONE if progress.failed < progress.ended else FAILED
         if self.searcher.exhausted:
-            show(f"The space holds no more architectures: {progress.ended} of {self.config.trials} trials were possible.")
+            show(f"The space holds no more architectures: {progress.ended} of {progress.trials} trials were possible.")
             return DONE
-        show(f"Interrupted after {progress.ended} of {self.config.trials} trials. Go on with: {resume}")
+        show(f"Interrupted after {progress.ended} of {progress.trials} trials. Go on with: {resume}")
         return INTERRUPTED
-
-
-def connect(address: str | None) -> bool:
-    """Joins the cluster at `address`, else the one that $RAY_ADDRESS names or that `ray start` left running on this machine, else
-    starts one; returns whether it started one. (Ray's own "auto" would also join the private cluster of another search.)
-
-    Raises:
-        ConfigError: nothing answers at the address that was given.
-    """
-    # What these warn of is meant: a cluster of one machine needs no token, and results are in our own files, not in Tune's.
-    for name in ("ray._private.authentication", "ray.tune.analysis.experiment_analysis"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    options = {"log_to_driver": False, "logging_level": logging.WARNING}
-    given = address or os.environ.get("RAY_ADDRESS")
-    found = given or read_ray_address()
-    try:
-        if found and found != "local":
-            host, colon, port = found.rpartition(":")
-            if colon and "://" not in host:  # Ray itself would try for minutes
-                socket.create_connection((host, int(port)), timeout=10).close()
-            ray.init(address=found, **options)
-            return False
-    except (OSError, ValueError, RuntimeError) as error:
-        if given:
-            first = str(error).splitlines()[0]
-            raise ConfigError(
-                f"no Ray cluster answers at {given}: {first}; leave --address out (and RAY_ADDRESS) to start one here"
-            ) from error
-        logger.warning("the Ray cluster at %s, left by `ray start`, does not answer; a new one is started here", found)
-    ray.init(address="local", include_dashboard=False, **options)
-    return True
 
 
 if __name__ == "__main__":

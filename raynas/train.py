@@ -49,7 +49,7 @@ class TrainConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     arch: str | None = Field(None, description="what to train: best.json, JSON, a string of NAS-Bench-201, or a name")
-    dataset: str = Field("cifar10", description="digits, cifar10, cifar100, svhn, fashion-mnist or folder:PATH")
+    dataset: str = Field("cifar10", description="digits, cifar10, cifar100, svhn, fashion-mnist, folder:PATH or module:function")
     recipe: str | None = Field(None, description="how to train; without it, as the publication of the search space does")
     epochs: int | None = Field(None, gt=0, description="without it, those of the recipe")
     batch_size: int | None = Field(None, gt=1, description="of all workers together; without it, that of the recipe")

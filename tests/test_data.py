@@ -87,10 +87,13 @@ def test_a_wrong_folder_is_one_clear_line(tmp_path: Path, folders: dict[str, tup
     assert "\n" not in str(caught.value)
 
 
-def test_a_damaged_image_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("damage", ["no image", "cut", "changed"])
+def test_a_damaged_image_is_named(tmp_path: Path, damage: str) -> None:
     write_images(tmp_path / "cat", 2)
     write_images(tmp_path / "dog", 2)
-    (tmp_path / "dog" / "1.png").write_bytes(b"no image")
+    path = tmp_path / "dog" / "1.png"
+    whole = path.read_bytes()
+    path.write_bytes({"no image": b"no image", "cut": whole[: len(whole) // 2], "changed": whole.replace(b"IDAT", b"JDAT")}[damage])
     with pytest.raises(DataError, match=r"dog/1.png cannot be read"):
         load(f"folder:{tmp_path}", 0)
 

@@ -20,13 +20,14 @@ ORDER = [
     "targets predictors tables",
     "acquisition candidates",
     "results",
-    "tensorboard display",
+    "tensorboard display cluster",
     "searchers trainables",
     "schedulers",
     "recorder",
     "config",
     "simulate",
     "command",
+    "oneshot",
     "search compare convert train report",
     "__init__ __main__",
 ]
@@ -81,7 +82,7 @@ def test_no_import_goes_round_in_a_circle() -> None:
     [
         ("torch", {"predictors", "trainables"} | COMMANDS),
         ("torchvision", {"trainables"} | COMMANDS),
-        ("ray", {"searchers", "trainables", "recorder", "schedulers", "simulate"} | COMMANDS),
+        ("ray", {"searchers", "trainables", "recorder", "schedulers", "simulate", "cluster", "oneshot"} | COMMANDS),
     ],
 )
 def test_who_may_import_what_is_heavy(package: str, allowed: set[str]) -> None:

@@ -22,7 +22,7 @@ from raynas.spaces.nasbench101 import NASBench101Space
 from raynas.spaces.nasbench201 import NASBench201Space
 from trainables.networks import NETWORKS, make_network
 from trainables.networks.darts import Cell as DARTSCell
-from trainables.networks.darts import DARTSNetwork, NetworkCIFAR, NetworkImageNet, drop_path
+from trainables.networks.darts import DARTSNetwork, NetworkCIFAR, NetworkImageNet, path_scales
 from trainables.networks.nasbench101 import Cell as NASBench101Cell
 from trainables.networks.nasbench101 import NASBench101Network
 from trainables.networks.nasbench201 import Cell as NASBench201Cell
@@ -293,10 +293,10 @@ def test_poolings_of_an_evaluated_network_have_no_batch_norm() -> None:
 
 
 def test_drop_path_keeps_whole_images_and_the_mean() -> None:
-    images = drop_path(torch.ones(4000, 2, 3, 3), torch.tensor(0.75))
-    assert torch.equal(images, images[:, :1, :1, :1].expand_as(images))
-    assert sorted(set(images[:, 0, 0, 0].tolist())) == pytest.approx([0, 4 / 3])
-    assert float(images.mean()) == pytest.approx(1, abs=0.05)
+    scales = path_scales(2, torch.ones(4000, 2, 3, 3), torch.tensor(0.75))
+    assert scales.shape == (2, 4000, 1, 1, 1)
+    assert sorted(set(scales.flatten().tolist())) == pytest.approx([0, 4 / 3])
+    assert scales.mean((1, 2, 3, 4)).tolist() == pytest.approx([1, 1], abs=0.05)
 
 
 def test_paths_are_dropped_in_training_only() -> None:

@@ -1,15 +1,9 @@
-"""The Parquet store: what was flushed is there exactly once, whatever happens to the writer, for raynas and for other readers."""
+"""The Parquet store: what goes in comes out, for raynas and for other readers, and mistakes are one clear line."""
 
-import contextlib
-import json
 import math
-import signal
 import subprocess
 import sys
-import time
 import uuid
-from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,49 +13,11 @@ import pandas as pd
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
+from run_rows import NOW, add, keys, report, started, tree, trial
 
 from raynas import results
 from raynas.errors import ResultsError
 from raynas.results import REPORTS, STARTED, TRIALS, RunStore, read
-
-NOW = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
-
-
-def started(order: int, **changes: Any) -> dict[str, Any]:
-    row = {"order": order, "trial_id": f"t{order}", "arch_id": f"a{order}", "arch": json.dumps({"id": f"a{order}"}), "started_at": NOW}
-    return row | {"checkpoint": None} | changes
-
-
-def trial(order: int, **changes: Any) -> dict[str, Any]:
-    row = started(order)
-    del row["checkpoint"]
-    metrics = {"epochs": 3, "valid_accuracy": 0.9, "test_accuracy": 0.8, "parameters": 1000, "flops": 2000}
-    times = {"train_seconds": 60.0, "wall_seconds": 2.0, "ended_at": NOW}
-    return row | metrics | times | {"status": "finished", "error": None} | changes
-
-
-def report(order: int, epoch: int, **changes: Any) -> dict[str, Any]:
-    metrics = {"valid_accuracy": epoch / 10, "test_accuracy": None, "train_loss": 1.5, "train_seconds": 20.0, "wall_seconds": 1.0}
-    return {"trial_id": f"t{order}", "epoch": epoch} | metrics | changes
-
-
-def add(store: RunStore, order: int) -> None:
-    """A whole trial with two reports."""
-    store.add_started(started(order))
-    for epoch in (1, 2):
-        store.add_report(report(order, epoch))
-    store.add_trial(trial(order))
-
-
-def keys(uri: str) -> tuple[list[str], list[tuple[str, int]], list[str]]:
-    """The keys of the three tables, in their order."""
-    tables = read(uri)
-    reports = [(row["trial_id"], row["epoch"]) for row in tables.reports.to_pylist()]
-    return tables.trials["trial_id"].to_pylist(), reports, tables.started["trial_id"].to_pylist()
-
-
-def tree(folder: Path) -> set[str]:
-    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.fixture(params=["path", "file", "memory"])
@@ -206,216 +162,6 @@ def test_pandas_reads_the_merged_file(tmp_path: Path) -> None:
     assert list(frame["valid_accuracy"].isna()) == [False, True]
     assert frame["ended_at"][0] == pd.Timestamp(NOW)
     assert len(pd.read_parquet(tmp_path / "reports.parquet")) == 2
-
-
-# Crashes
-
-
-class Killed(BaseException):
-    """Stands for SIGKILL: nothing in raynas catches it."""
-
-
-class DyingFileSystem:
-    """A filesystem whose process is killed before the operation number `lifetime`, counted over everything that changes files."""
-
-    def __init__(self, fs: pafs.FileSystem, lifetime: int) -> None:
-        self._fs = fs
-        self._left = lifetime
-
-    def __getattr__(self, name: str) -> Any:
-        method = getattr(self._fs, name)
-        return self._mortal(method) if name in {"open_output_stream", "move", "delete_file"} else method
-
-    def _mortal(self, method: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            if self._left == 0:
-                raise Killed
-            self._left -= 1
-            return method(*args, **kwargs)
-
-        return call
-
-
-@pytest.mark.parametrize("kind", ["path", "memory"])
-def test_a_kill_between_any_two_operations_loses_and_doubles_nothing(tmp_path: Path, kind: str) -> None:
-    for lifetime in range(100):
-        uri = str(tmp_path / str(lifetime)) if kind == "path" else f"memory://{uuid.uuid4().hex}/run"
-        store = RunStore(uri)
-        add(store, 0)
-        store.close()
-        for turn in (1, 2, 3):
-            add(store, turn)
-            store.add_started(started(8, checkpoint=f"c{turn}"))
-            store.add_trial(trial(9, wall_seconds=float(turn)))
-            store.flush()
-        expected = read(uri)
-        store._fs = DyingFileSystem(store._fs, lifetime)
-        try:
-            store.compact()
-            survived = True
-        except Killed:
-            survived = False
-        assert read(uri) == expected
-        resumed = RunStore(uri)
-        resumed.close()
-        assert read(uri) == expected
-        if kind == "path":
-            assert len(tree(Path(uri))) == 3  # the two tables, and the part with the trial under way
-        if survived:
-            break
-    assert survived
-    assert lifetime == 15  # three files written and renamed, nine parts deleted
-
-
-def test_a_kill_during_a_flush_leaves_no_trial_without_its_reports(tmp_path: Path) -> None:
-    seen = []
-    for lifetime in range(7):
-        uri = str(tmp_path / str(lifetime))
-        results.write_json(uri, "config.json", {})
-        store = RunStore(uri)
-        add(store, 0)
-        store._fs = DyingFileSystem(store._fs, lifetime)
-        try:
-            store.flush()
-        except Killed:
-            assert lifetime < 6
-        trials, reports, under_way = keys(uri)
-        seen.append((len(trials), len(reports), len(under_way)))
-    assert seen == [(0, 0, 0), (0, 0, 0), (0, 0, 1), (0, 0, 1), (0, 2, 1), (0, 2, 1), (1, 2, 0)]
-
-
-WRITER = """
-import sys
-from datetime import UTC, datetime
-from raynas import results
-uri, first, acknowledged = sys.argv[1], int(sys.argv[2]), sys.argv[3]
-results.MAX_PARTS = 7
-store = results.RunStore(uri)
-with open(acknowledged, "a", buffering=1) as log:
-    for order in range(first, 1_000_000):
-        now = datetime.now(UTC)
-        row = {"order": order, "trial_id": f"t{order}", "arch_id": "a", "arch": "{}", "started_at": now}
-        store.add_started(row)
-        for epoch in (1, 2):
-            store.add_report({"trial_id": f"t{order}", "epoch": epoch})
-        store.add_trial(row | {"status": "finished", "ended_at": now})
-        store.flush()
-        log.write(f"{order}\\n")
-"""
-
-
-def acknowledged_in(log: Path) -> list[int]:
-    """The trials that a writer has flushed; the last line may be half written."""
-    return [int(line) for line in log.read_text().splitlines(keepends=True) if line.endswith("\n")] if log.exists() else []
-
-
-def check_snapshot(uri: str, acknowledged: list[int]) -> None:
-    """Every trial and report once, every acknowledged trial there, no trial without its reports."""
-    trials, reports, _ = keys(uri)
-    assert len(set(trials)) == len(trials)
-    assert len(set(reports)) == len(reports)
-    assert {f"t{order}" for order in acknowledged} <= set(trials)
-    assert {(name, epoch) for name in trials for epoch in (1, 2)} <= set(reports)
-
-
-@pytest.mark.slow
-def test_a_writer_killed_at_random_moments_loses_nothing_that_it_flushed(tmp_path: Path) -> None:
-    uri, log = str(tmp_path / "run"), tmp_path / "log"
-    rng = np.random.default_rng(0)
-    results.write_json(uri, "config.json", {})
-    snapshots = 0
-    for _ in range(6):
-        before = acknowledged_in(log)
-        first = max(before, default=-1) + 1
-        writer = subprocess.Popen([sys.executable, "-c", WRITER, uri, str(first), str(log)])
-        try:
-            deadline = None
-            while deadline is None or time.monotonic() < deadline:
-                acknowledged = acknowledged_in(log)
-                check_snapshot(uri, acknowledged)
-                snapshots += 1
-                if deadline is None and len(acknowledged) > len(before):
-                    deadline = time.monotonic() + rng.uniform(0.05, 0.4)
-                assert writer.poll() is None
-        finally:
-            writer.kill()
-            assert writer.wait() == -signal.SIGKILL
-        check_snapshot(uri, acknowledged_in(log))
-    acknowledged = acknowledged_in(log)
-    assert len(acknowledged) > 20
-    assert snapshots > 20
-    RunStore(uri).close()
-    check_snapshot(uri, acknowledged)
-    assert {"trials.parquet", "reports.parquet"} <= {path.name for path in Path(uri).iterdir()}
-    assert not list(Path(uri).rglob(".tmp-*"))
-
-
-def test_a_part_that_disappears_while_reading_is_found_again_in_the_merged_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = RunStore(str(tmp_path))
-    add(store, 0)
-    store.flush()
-    list_parts, listings = results._list_parts, []
-
-    def list_then_merge(fs: Any, root: str) -> list[str]:
-        listings.append(list_parts(fs, root))
-        if len(listings) == 1:
-            monkeypatch.setattr(results, "_list_parts", list_parts)
-            store.close()
-            monkeypatch.setattr(results, "_list_parts", list_then_merge)
-        return listings[-1]
-
-    monkeypatch.setattr(results, "_list_parts", list_then_merge)
-    assert keys(str(tmp_path)) == (["t0"], [("t0", 1), ("t0", 2)], [])
-    assert [len(parts) for parts in listings] == [3, 0]
-
-
-@pytest.mark.parametrize("call", [1, 2])
-def test_a_merge_between_the_reads_of_the_merged_files_shows_no_trial_without_its_reports(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: int
-) -> None:
-    merged = results._merged
-    for lifetime in range(8):
-        uri = str(tmp_path / str(lifetime))
-        store = RunStore(uri)
-        add(store, 0)
-        store.close()
-        calls: list[str] = []
-
-        def merge_then_read(fs: Any, root: str, kind: str, store: RunStore = store, calls: list[str] = calls, left: int = lifetime) -> Any:
-            calls.append(kind)
-            if len(calls) == call:
-                monkeypatch.setattr(results, "_merged", merged)
-                add(store, 1)  # after the reader has listed the parts
-                store.flush()
-                store._fs = DyingFileSystem(store._fs, left)
-                with contextlib.suppress(Killed):
-                    store.compact()
-                monkeypatch.setattr(results, "_merged", merge_then_read)
-            return merged(fs, root, kind)
-
-        monkeypatch.setattr(results, "_merged", merge_then_read)
-        check_snapshot(uri, [0])
-        assert len(calls) == 2
-
-
-def test_a_folder_that_never_holds_still_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    RunStore(str(tmp_path)).close()
-    monkeypatch.setattr(results, "_list_parts", lambda fs, root: [f"{root}/parts/trials-00000001-00000000.parquet"])
-    with pytest.raises(ResultsError, match=r"^\S+ changes faster than it can be read; try again$"):
-        read(str(tmp_path))
-
-
-def test_foreign_and_temporary_files_are_ignored(tmp_path: Path) -> None:
-    store = RunStore(str(tmp_path))
-    add(store, 0)
-    store.flush()
-    for name in (".tmp-0123", "parts/.tmp-4567", "parts/notes.txt", "parts/trials.parquet", "parts/trials-1-x.parquet"):
-        (tmp_path / name).write_bytes(b"not Parquet")
-    assert keys(str(tmp_path))[0] == ["t0"]
-    RunStore(str(tmp_path)).close()
-    assert not (tmp_path / "parts" / ".tmp-4567").exists()
-    assert (tmp_path / "parts" / "notes.txt").exists()
-    assert keys(str(tmp_path))[0] == ["t0"]
 
 
 # Mistakes

@@ -65,8 +65,27 @@ def test_a_restored_trial_goes_on_equally(tmp_path: Path) -> None:
     assert reports(other) == whole[1:]
     with pytest.raises(ResumeError, match="another training: its architecture"):
         TrainTrial(config(OTHER)).load_checkpoint(str(tmp_path))
-    with pytest.raises(ResumeError, match="does not exist"):
-        trial.load_checkpoint(str(tmp_path / "nowhere"))
+
+
+@pytest.mark.parametrize("damage", ["missing", "empty", "cut", "something else"])
+def test_with_a_damaged_checkpoint_a_trial_begins_again_and_says_so(tmp_path: Path, damage: str) -> None:
+    trial = TrainTrial(config())
+    trial.step()
+    trial.save_checkpoint(str(tmp_path))
+    path = tmp_path / "state.pt"
+    saved = path.read_bytes()
+    path.write_bytes({"missing": b"", "empty": b"", "cut": saved[: len(saved) // 2], "something else": b"no state"}[damage])
+    if damage == "missing":
+        path.unlink()
+    other = TrainTrial(config())
+    other.load_checkpoint(str(tmp_path))
+    first, second = reports(other)
+    assert "cannot be read, so it begins again" in first.pop("warning")
+    assert "\n" not in str(first)
+    assert second.pop("warning") is None
+    assert [first, second] == [
+        {key: value for key, value in report.items() if key != "warning"} for report in reports(TrainTrial(config()))
+    ]
 
 
 def test_a_reused_actor_is_like_a_new_one() -> None:
@@ -95,8 +114,12 @@ def test_out_of_memory_halves_the_batch_once(monkeypatch: pytest.MonkeyPatch) ->
         raise torch.OutOfMemoryError("no memory is left")
 
     monkeypatch.setattr(Trainer, "_augmented", never)
+    trial = TrainTrial(config())
     with pytest.raises(torch.OutOfMemoryError):
-        TrainTrial(config()).step()
+        trial.step()
+    monkeypatch.setattr(Trainer, "_augmented", own)
+    assert trial.reset_config(config())  # nothing of the lack of memory is left over
+    assert reports(trial) == reports(TrainTrial(config()))
 
 
 @pytest.mark.parametrize(

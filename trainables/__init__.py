@@ -1,3 +1,9 @@
 """What a trial does, by name; imported on first use by `raynas.registry.resolve`."""
 
-TRAINABLES: dict[str, str] = {"lookup": "trainables.lookup:LookupTrial", "train": "trainables.train:TrainTrial"}
+TRAINABLES: dict[str, str] = {
+    "lookup": "trainables.lookup:LookupTrial",
+    "train": "trainables.train:TrainTrial",
+    "darts": "trainables.oneshot:DartsTrial",
+    "pc-darts": "trainables.oneshot:PCDartsTrial",
+    "random-ws": "trainables.oneshot:RandomTrial",
+}

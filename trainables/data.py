@@ -5,7 +5,8 @@ n: images, c: channels, h and w: height and width in pixels.
 
 import fcntl
 import os
-from collections.abc import Callable, Iterator
+import traceback
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from raynas.errors import RaynasError
-from raynas.registry import unknown
+from raynas.registry import keywords, resolve, unknown
 
 TEST_FRACTION = 0.2  # of the images of a data set without a published test set
 IMAGE_FILES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
@@ -60,12 +61,23 @@ class Data:
     mirrored: bool  # whether the mirror image shows the same class: not so for digits
 
 
+@dataclass(frozen=True)
+class Source:
+    """A data set as it comes, before images are held out."""
+
+    train: Arrays
+    classes: int
+    mirrored: bool = True
+    valid: Arrays | None = None  # None: some of the training images are held out
+    test: Arrays | None = None
+
+
 def load(name: str, seed: int, validation: float = 0.2, data_dir: str | Path | None = None) -> Data:
-    """The data set `name`: one of DATASETS, or `folder:PATH`.
+    """The data set `name`: one of DATASETS, `folder:PATH`, or `module:function` of your own (see `_from_function`).
 
     Published data sets come with torchvision, downloaded on first use; `digits` (8x8, grey) with scikit-learn. PATH holds one folder of
-    images for each class, or two folders `train` and `test` of that kind. Where no test set is published, the same fifth of the
-    images, whatever the seed, is the test set.
+    images for each class, or two folders `train` and `test` of that kind; all images must be square and of one size. Where there is no
+    test set, the same fifth of the images, whatever the seed, is the test set.
 
     Args:
         seed: of the choice of the validation images.
@@ -73,37 +85,47 @@ def load(name: str, seed: int, validation: float = 0.2, data_dir: str | Path | N
         data_dir: where downloads are kept; None: ~/.cache/raynas.
 
     Raises:
-        UnknownNameError: no such data set.
+        UnknownNameError: no such data set, or the function cannot be imported.
         DataError: it cannot be had, or cannot be trained on.
     """
     if not 0 <= validation < 1:
         raise DataError(f"the validation fraction must lie in [0, 1), not {validation}")
     folder = Path(data_dir).expanduser() if data_dir is not None else Path.home() / ".cache" / "raynas"
-    kind, colon, path = name.partition(":")
-    if colon and kind == "folder":
-        train, test = _from_folder(Path(path).expanduser())
+    source = _source(name, seed, folder)
+    train, valid, test = source.train, source.valid, source.test
+    if test is None:
+        train, test = _divide(train, TEST_FRACTION, np.random.default_rng(0))
+    if valid is None:
+        train, valid = _divide(train, validation, np.random.default_rng(seed))
+    return _make(name, (train, valid, test), source.classes, source.mirrored)
+
+
+def _source(name: str, seed: int, folder: Path) -> Source:
+    if ":" in name and not name.startswith("folder:"):
+        return _from_function(name, seed, folder)
+    if name.startswith("folder:"):
+        train, test = _from_folder(Path(name.removeprefix("folder:")).expanduser())
     elif name in DATASETS:
         train, test = DATASETS[name](folder)
     else:
-        raise unknown("data set", name, [*DATASETS, "folder:PATH"])
-    if test is None:
-        train, test = _divide(train, TEST_FRACTION, np.random.default_rng(0))
-    train, valid = _divide(train, validation, np.random.default_rng(seed))
-    return _make(name, train, valid, test)
+        raise unknown("data set", name, [*DATASETS, "folder:PATH", "module:function"])
+    classes = 1 + max(int(labels.max()) for _, labels in (train, test or train))
+    return Source(train, classes, mirrored=name not in ("digits", "svhn"), test=test)
 
 
-def _make(name: str, train: Arrays, valid: Arrays, test: Arrays) -> Data:
-    if len(train[1]) < 2 or not len(test[1]):
-        raise DataError(f"{name} has {len(train[1])} images to train on and {len(test[1])} to test; it needs at least 2 and 1")
-    parts = _split(*train), _split(*valid), _split(*test)
-    images = parts[0].images
-    mean, std = images.mean((0, 2, 3)), images.std((0, 2, 3)).clamp(min=1e-3)  # a channel may be constant
-    classes = 1 + max(int(labels.max()) for _, labels in (train, valid, test) if len(labels))
-    _, channels, height, width = images.shape
-    if height != width or parts[2].images.shape[1:] != images.shape[1:]:
-        raise DataError(f"{name} must hold square images of one size; it has {height}x{width} and {tuple(parts[2].images.shape[2:])}")
-    mirrored = name not in ("digits", "svhn")
-    return Data(name, *parts, classes, height, channels, tuple(mean.tolist()), tuple(std.tolist()), mirrored)
+def _make(name: str, arrays: tuple[Arrays, Arrays, Arrays], classes: int, mirrored: bool) -> Data:
+    """The data set of `arrays`: training, validation and test images."""
+    counts = [len(labels) for _, labels in arrays]
+    if counts[0] < 2 or not counts[2]:
+        raise DataError(f"{name} has {counts[0]} images to train on and {counts[2]} to test; it needs at least 2 and 1")
+    train, valid, test = (_split(*part) for part in arrays)
+    shapes = [tuple(part.images.shape[1:]) for part in (train, valid, test)]
+    channels, height, width = shapes[0]
+    if height != width or len(set(shapes)) > 1:
+        shown = ", ".join(" x ".join(map(str, shape)) for shape in shapes)
+        raise DataError(f"{name} must hold square images of one size; channels x height x width of training, validation, test: {shown}")
+    mean, std = train.images.mean((0, 2, 3)), train.images.std((0, 2, 3)).clamp(min=1e-3)  # a channel may be constant
+    return Data(name, train, valid, test, classes, height, channels, tuple(mean.tolist()), tuple(std.tolist()), mirrored)
 
 
 def _split(images: NDArray[Any], labels: NDArray[Any]) -> Split:
@@ -191,7 +213,7 @@ def _class_names(path: Path) -> list[str]:
 
 def _images_of(path: Path, names: list[str]) -> Arrays:
     """All images in the folders `names` of `path`, in colour; the label is the position of the folder."""
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     images: list[NDArray[np.uint8]] = []
     labels: list[int] = []
@@ -203,7 +225,7 @@ def _images_of(path: Path, names: list[str]) -> Arrays:
             try:
                 with Image.open(file) as opened:
                     image = np.asarray(opened.convert("RGB"))
-            except (OSError, UnidentifiedImageError) as error:
+            except Exception as error:  # Pillow promises no type of error for a file that is damaged
                 raise DataError(f"{file} cannot be read as an image; remove it") from error
             if (images and image.shape != images[0].shape) or image.shape[0] != image.shape[1]:
                 size, first = (f"{w}x{h}" for h, w, _ in (image.shape, (images or [image])[0].shape))
@@ -211,6 +233,92 @@ def _images_of(path: Path, names: list[str]) -> Arrays:
             images.append(image)
             labels.append(label)
     return np.stack(images), np.array(labels)
+
+
+def _from_function(name: str, seed: int, folder: Path) -> Source:
+    """The data set that a user's own function returns.
+
+    It is called with those of the keywords `seed` and `data_dir` that it takes, and returns a mapping with the keys
+
+        train             a pair (images, labels) of tensors or arrays, or a data set like torchvision's: items (image, label)
+        valid, test       the same; where they are missing, images are held out as for every data set
+        classes           how many there are; without it, as many as labels in `train`
+        mirrored          whether the mirror image shows the same class; without it, it does
+
+    Images are (n, c, h, w), whole numbers (uint8) in [0, 255] or fractions in [0, 1], square, not normalised; an item's image is
+    (c, h, w) or a picture of PIL. Labels are the whole numbers from 0 to classes - 1, and each is in `train`.
+    """
+    function = resolve({}, name, "data set")
+    if not callable(function):
+        raise DataError(f"{name} must be a function that returns a data set, not {type(function).__name__}")
+    available = {"seed": seed, "data_dir": folder}
+    try:
+        made = function(**{key: value for key, value in available.items() if key in keywords(function)})
+    except RaynasError:
+        raise
+    except Exception as error:  # whatever the user's function does
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        reason = " ".join(str(error).split())
+        raise DataError(f"{name} raised {type(error).__name__} in line {where.lineno} of {where.filename}: {reason}") from error
+    allowed = ("train", "valid", "test", "classes", "mirrored")
+    if not isinstance(made, Mapping) or made.get("train") is None or set(made) - set(allowed):
+        shown = f"the keys {', '.join(map(str, made))}" if isinstance(made, Mapping) else type(made).__name__
+        raise DataError(f"{name} must return a mapping with the key train, and if need be {', '.join(allowed[1:])}; it returned {shown}")
+    parts = {key: _part(f"{key} of {name}", made[key]) for key in allowed[:3] if made.get(key) is not None}
+    present = np.unique(parts["train"][1])
+    classes = made.get("classes", len(present))
+    if not isinstance(classes, int):
+        raise DataError(f"classes of {name} must be a whole number, not {classes!r}")
+    if classes < 2 or not np.array_equal(present, np.arange(classes)):
+        some = ", ".join(map(str, present[:10].tolist())) + (", ..." if len(present) > 10 else "")
+        raise DataError(f"the labels in train of {name} must be all of 0 to {classes - 1} (2 classes at least); they are {some or 'none'}")
+    for key, (_, labels) in parts.items():
+        wrong = labels[(labels < 0) | (labels >= classes)]
+        if len(wrong):
+            raise DataError(f"the label {wrong[0]} in {key} of {name} lies outside of 0 to {classes - 1}")
+    return Source(parts["train"], classes, bool(made.get("mirrored", True)), parts.get("valid"), parts.get("test"))
+
+
+def _part(what: str, given: Any) -> Arrays:
+    """Images and labels as a user's function returned them, checked."""
+    if not (isinstance(given, (tuple, list)) and len(given) == 2 and all(hasattr(part, "shape") for part in given)):
+        given = _items(what, given)
+    images, labels = map(_array, given)
+    if images.ndim != 4 or labels.shape != images.shape[:1]:
+        raise DataError(f"{what} must be images (n, c, h, w) and labels (n,), not {images.shape} and {labels.shape}")
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise DataError(f"the labels in {what} must be whole numbers, not {labels.dtype}")
+    if images.dtype != np.uint8:
+        if not np.issubdtype(images.dtype, np.floating):
+            raise DataError(f"the images in {what} must be uint8 in [0, 255] or fractions in [0, 1], not {images.dtype}")
+        low, high = (float(images.min()), float(images.max())) if images.size else (0.0, 0.0)
+        if not (low >= 0 and high <= 1):
+            raise DataError(f"the images in {what} must lie in [0, 1], not in [{low:g}, {high:g}]; normalisation is done for you")
+    return images.transpose(0, 2, 3, 1), labels
+
+
+def _items(what: str, dataset: Any) -> tuple[Any, Any]:
+    """All items (image, label) of a data set as two arrays."""
+    try:
+        pairs = [(_image(image), int(label)) for image, label in (dataset[i] for i in range(len(dataset)))]
+    except (TypeError, ValueError, KeyError) as error:
+        kind = type(dataset).__name__
+        raise DataError(f"{what} must be a pair (images, labels) or a data set of items (image, label), not {kind}: {error}") from error
+    if shapes := [f"{image.shape}" for image, _ in pairs if image.shape != pairs[0][0].shape]:
+        raise DataError(f"all images in {what} must be of one size: there are {pairs[0][0].shape} and {shapes[0]}; resize them")
+    return np.stack([image for image, _ in pairs]) if pairs else np.zeros((0, 1, 1, 1)), np.array([label for _, label in pairs], np.int64)
+
+
+def _image(image: Any) -> NDArray[Any]:
+    """One image as (c, h, w)."""
+    if hasattr(image, "getbands"):  # of PIL: (h, w) or (h, w, c)
+        pixels = np.asarray(image)
+        return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+    return _array(image)
+
+
+def _array(values: Any) -> NDArray[Any]:
+    return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
 
 
 DATASETS: dict[str, Callable[[Path], tuple[Arrays, Arrays | None]]] = {

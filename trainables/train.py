@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from ray.tune import Trainable
 
-from raynas.errors import ConfigError, ResumeError
+from raynas.errors import ConfigError
 from raynas.spaces import make_space
 from trainables.base import Plan
 from trainables.data import Data, load
@@ -49,8 +49,8 @@ class TrainTrial(Trainable):  # type: ignore[misc]  # ray has no types
     recipe) and `device` ("auto"). A trial has its own working directory, so paths must be absolute.
 
     Each report has `epoch`, `valid_accuracy`, `test_accuracy` (None: a search must not see it), `train_loss`, `train_seconds` (of all
-    epochs so far), `parameters` and `flops`; the last one has `done`. A trial that runs out of a GPU's memory repeats the epoch once with
-    batches in two halves, whose gradients add up.
+    epochs so far), `parameters`, `flops` and `warning` (None, or a line for the user); the last one has `done`. A trial that runs out
+    of a GPU's memory repeats the epoch once with batches in two halves, whose gradients add up.
     """
 
     @classmethod
@@ -72,11 +72,16 @@ class TrainTrial(Trainable):  # type: ignore[misc]  # ray has no types
         """Loads the data and builds one network, so that what cannot work is found before the first trial."""
         if table is not None:
             raise ConfigError(f"a trial that trains reads no table; leave {table} out, or use the trainable 'lookup'")
-        for key, path in {"data_dir": data_dir, "dataset": dataset.removeprefix("folder:") if ":" in dataset else None}.items():
+        folder = dataset.removeprefix("folder:") if dataset.startswith("folder:") else None
+        for key, path in {"data_dir": data_dir, "dataset": folder}.items():
             if path is not None and not Path(path).expanduser().is_absolute():
                 raise ConfigError(f"trials have working directories of their own, so the path in {key} must be absolute, not {path}")
         if batch_size is not None and batch_size < 2:
             raise ConfigError(f"batch_size must be at least 2, not {batch_size}")
+        try:
+            torch.device("cpu" if device == "auto" else device)
+        except RuntimeError as error:  # whether it is there, only the machine of the trial knows
+            raise ConfigError(f"there is no device {device!r}; allowed: auto, cpu, cuda, cuda:0, ...") from error
         chosen = search_recipe(recipe, space)
         data = _data({"dataset": dataset, "seed": seed, "data_dir": data_dir}, chosen)
         arch = make_space(space, space_options).sample(np.random.default_rng(seed))
@@ -87,6 +92,7 @@ class TrainTrial(Trainable):  # type: ignore[misc]  # ray has no types
         self._settings = config
         self._recipe = search_recipe(config.get("recipe"), config["space"])
         self._arch = make_space(config["space"], config.get("space_options")).from_config(config["arch"])
+        self._warning: str | None = None  # of the next report
         self._make_trainer(micro_batches=1)
 
     def _make_trainer(self, micro_batches: int) -> None:
@@ -107,13 +113,14 @@ class TrainTrial(Trainable):  # type: ignore[misc]  # ray has no types
                 raise
         # Only now, as the error keeps the tensors of the epoch alive.
         self._make_trainer(micro_batches=2)
-        self._restore(io.BytesIO(before))
+        self._restore(self._read(io.BytesIO(before)))
         return self._epoch()
 
     def _epoch(self) -> dict[str, Any]:
         trainer = self._trainer
         assert trainer is not None
         report = trainer.train_epoch()
+        warning, self._warning = self._warning, None
         return {
             "epoch": trainer.epoch,
             "valid_accuracy": trainer.evaluate("valid"),
@@ -123,6 +130,7 @@ class TrainTrial(Trainable):  # type: ignore[misc]  # ray has no types
             "parameters": trainer.parameters,
             "flops": trainer.flops,
             "done": trainer.epoch == trainer.epochs,
+            "warning": warning,
         }
 
     def _saved(self) -> bytes:
@@ -131,9 +139,13 @@ class TrainTrial(Trainable):  # type: ignore[misc]  # ray has no types
         torch.save(self._trainer.state_dict(), buffer)
         return buffer.getvalue()
 
-    def _restore(self, file: Any) -> None:
+    def _read(self, file: Any) -> Any:
         assert self._trainer is not None
-        self._trainer.load_state_dict(torch.load(file, map_location=self._trainer.device, weights_only=True))
+        return torch.load(file, map_location=self._trainer.device, weights_only=True)
+
+    def _restore(self, state: Any) -> None:
+        assert self._trainer is not None
+        self._trainer.load_state_dict(state)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Makes the actor the trial of `new_config` (Tune's reuse_actors): `setup` assigns every attribute, so nothing is left over."""
@@ -144,7 +156,15 @@ class TrainTrial(Trainable):  # type: ignore[misc]  # ray has no types
         (Path(checkpoint_dir) / "state.pt").write_bytes(self._saved())
 
     def load_checkpoint(self, checkpoint: str) -> None:
-        path = Path(checkpoint) / "state.pt"
-        if not path.exists():
-            raise ResumeError(f"{path} does not exist; the trial cannot go on from there")
-        self._restore(path)
+        """Goes on from a checkpoint. With one that cannot be read the trial begins again, and its next report says so.
+
+        Raises:
+            ResumeError: the checkpoint is of another training.
+        """
+        try:
+            state = self._read(Path(checkpoint) / "state.pt")
+        except Exception as error:  # torch.load promises no type of error for a file that is damaged
+            reason = (str(error).splitlines() or [""])[0]
+            self._warning = f"its checkpoint cannot be read, so it begins again ({type(error).__name__}: {reason})"
+        else:
+            self._restore(state)

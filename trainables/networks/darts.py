@@ -4,6 +4,7 @@ n: images, c: channels, h and w: height and width of a feature map.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,29 +15,54 @@ from raynas.spaces.darts import NODES, DARTSSpace
 from trainables.networks.operations import LARGE, Zero, check_counts, conv_bn, pooled, relu_conv_bn, stem
 
 
-def depthwise(channels: int, kernel: int, stride: int, dilation: int) -> nn.Sequential:
+def depthwise(channels: int, kernel: int, stride: int, dilation: int, affine: bool = True, inplace: bool = False) -> nn.Sequential:
     """ReLU, depthwise and 1x1 convolution, batch norm: (n, c, h, w) -> (n, c, h / stride, w / stride)."""
     padding = dilation * (kernel // 2)
     return nn.Sequential(
-        nn.ReLU(),
+        nn.ReLU(inplace),
         nn.Conv2d(channels, channels, kernel, stride, padding, dilation, groups=channels, bias=False),
-        *conv_bn(channels, channels, kernel=1),
+        *conv_bn(channels, channels, kernel=1, affine=affine),
     )
 
 
-def operation(op: str, channels: int, stride: int) -> nn.Module:
-    """(n, c, h, w) -> (n, c, h / stride, w / stride); poolings have no batch norm here, unlike during DARTS' search."""
+def operation(op: str, channels: int, stride: int, affine: bool = True) -> nn.Module:
+    """(n, c, h, w) -> (n, c, h / stride, w / stride); poolings have no batch norm here, unlike during DARTS' search.
+
+    `affine`: whether batch norms have weights.
+    """
     if op.startswith("sep_conv"):
-        return nn.Sequential(*depthwise(channels, int(op[-1]), stride, 1), *depthwise(channels, int(op[-1]), 1, 1))
+        kernel = int(op[-1])
+        return nn.Sequential(*depthwise(channels, kernel, stride, 1, affine), *depthwise(channels, kernel, 1, 1, affine, inplace=True))
     if op.startswith("dil_conv"):
-        return depthwise(channels, int(op[-1]), stride, 2)
+        return depthwise(channels, int(op[-1]), stride, 2, affine)
     if op == "max_pool_3x3":
         return nn.MaxPool2d(3, stride, padding=1)
     if op == "avg_pool_3x3":
         return nn.AvgPool2d(3, stride, padding=1, count_include_pad=False)
     if op == "none":
         return Zero(stride)
-    return nn.Identity() if stride == 1 else FactorizedReduce(channels, channels)
+    return nn.Identity() if stride == 1 else FactorizedReduce(channels, channels, affine)
+
+
+class Picked(torch.autograd.Function):
+    """The values at the even, and those at the odd rows and columns: (n, c, h, w) -> 2 x (n, c, h/2, w/2).
+
+    The gradient of indexing would be two tensors of zeros as large as the input, whatever its memory format in the default one.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.shape = x.shape
+        ctx.format = torch.channels_last if x.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
+        even, odd = (x[:, :, i::2, i::2].contiguous(memory_format=ctx.format) for i in (0, 1))
+        return even, odd
+
+    @staticmethod
+    def backward(ctx: Any, even: Tensor, odd: Tensor) -> Tensor:
+        gradient = torch.empty(ctx.shape, dtype=even.dtype, device=even.device, memory_format=ctx.format).zero_()
+        gradient[:, :, ::2, ::2] = even
+        gradient[:, :, 1::2, 1::2] = odd
+        return gradient
 
 
 class FactorizedReduce(nn.Module):
@@ -46,48 +72,67 @@ class FactorizedReduce(nn.Module):
     convolution of stride 2 in the channels-last format writes outside its memory in PyTorch 2.14.
     """
 
-    def __init__(self, inputs: int, outputs: int) -> None:
+    def __init__(self, inputs: int, outputs: int, affine: bool = True) -> None:
         super().__init__()
         self.even = nn.Conv2d(inputs, outputs // 2, 1, bias=False)
         self.odd = nn.Conv2d(inputs, outputs // 2, 1, bias=False)
-        self.norm = nn.BatchNorm2d(outputs)
+        self.norm = nn.BatchNorm2d(outputs, affine=affine)
 
     def forward(self, x: Tensor) -> Tensor:  # (n, inputs, h, w) -> (n, outputs, h/2, w/2)
-        x = x.relu()
-        halves: Tensor = self.norm(torch.cat([self.even(x[:, :, ::2, ::2]), self.odd(x[:, :, 1::2, 1::2])], 1))
+        even, odd = Picked.apply(x)
+        halves: Tensor = self.norm(torch.cat([self.even(even.relu_()), self.odd(odd.relu_())], 1))
         return halves
 
 
-def drop_path(x: Tensor, keep: Tensor) -> Tensor:  # (n, c, h, w), () -> (n, c, h, w)
-    """Each image of `x` with probability `keep`, divided by it, otherwise zeros (Larsson et al. 2017, as DARTS uses it)."""
-    kept = torch.rand(len(x), 1, 1, 1, device=x.device) < keep
-    return x * (kept / keep).to(x.dtype)
+def path_scales(paths: int, images: Tensor, keep: Tensor) -> Tensor:
+    """By what drop path multiplies the results of `paths` operations for each image: (paths, n, 1, 1, 1).
+
+    1 / keep with the probability `keep`, which is (), otherwise 0 (Larsson et al. 2017, as DARTS uses it).
+    """
+    kept = torch.rand(paths, len(images), 1, 1, 1, device=images.device) < keep
+    return (kept / keep).to(images.dtype)
 
 
 class Cell(nn.Module):
-    """4 nodes, each the sum of two operations, concatenated."""
+    """4 nodes, each the sum of two operations, concatenated.
+
+    Its inputs come rectified, as they would be rectified first by whatever reads them; so does a node that several operations rectify.
+    """
 
     def __init__(
         self, pairs: Sequence[tuple[str, int]], before: int, last: int, channels: int, reduction: bool, reduction_before: bool
     ) -> None:
         super().__init__()
-        self.before = FactorizedReduce(before, channels) if reduction_before else relu_conv_bn(before, channels, kernel=1)
-        self.last = relu_conv_bn(last, channels, kernel=1)
+        self.before = FactorizedReduce(before, channels) if reduction_before else conv_bn(before, channels, kernel=1)
+        self.last = conv_bn(last, channels, kernel=1)
         self.sources = tuple(source for _, source in pairs)  # (8,)
-        self.ops = nn.ModuleList([operation(op, channels, 2 if reduction and source < 2 else 1) for op, source in pairs])
+        ops = [operation(op, channels, 2 if reduction and source < 2 else 1) for op, source in pairs]
+        self.rectified = tuple(isinstance(op, nn.Sequential) for op in ops)  # (8,): whose first layer, a ReLU, the cell does itself
+        self.ops = nn.ModuleList([op[1:] if isinstance(op, nn.Sequential) else op for op in ops])
 
     def forward(self, before: Tensor, last: Tensor, keep: Tensor | None) -> Tensor:
-        """Outputs of the cell before the last one and of the last one -> (n, 4c, h, w), h and w halved in a reduction cell."""
+        """Rectified outputs of the cell before the last one and of the last one -> (n, 4c, h, w), h and w halved in a reduction cell."""
         states = [self.before(before), self.last(last)]
+        rectified: dict[int, Tensor] = {}  # by the number of the state
+        scales = None if keep is None else path_scales(len(self.ops), states[0], keep)
         for node in range(NODES):
-            left, right = (self._branch(i, states, keep) for i in (2 * node, 2 * node + 1))
-            states.append(left + right)
+            i, j = 2 * node, 2 * node + 1
+            left, right = self._branch(i, states, rectified), self._branch(j, states, rectified)
+            if scales is not None and not isinstance(self.ops[i], nn.Identity):
+                left = left * scales[i]
+            if scales is None or isinstance(self.ops[j], nn.Identity):
+                states.append(left + right)
+            else:
+                states.append(torch.addcmul(left, right, scales[j]))
         return torch.cat(states[2:], 1)
 
-    def _branch(self, i: int, states: list[Tensor], keep: Tensor | None) -> Tensor:
-        op = self.ops[i]
-        x: Tensor = op(states[self.sources[i]])
-        return x if keep is None or isinstance(op, nn.Identity) else drop_path(x, keep)
+    def _branch(self, i: int, states: list[Tensor], rectified: dict[int, Tensor]) -> Tensor:
+        source = self.sources[i]
+        x = states[source]
+        if self.rectified[i]:
+            x = rectified[source] if source in rectified else rectified.setdefault(source, x.relu())
+        result: Tensor = self.ops[i](x)
+        return result
 
 
 def auxiliary_head(inputs: int, classes: int, side: int, stride: int, last_norm: bool) -> nn.Sequential:
@@ -171,12 +216,14 @@ class DARTSNetwork(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """(n, image_channels, image_size, image_size) -> (n, classes), in training with auxiliary head two of them."""
-        before: Tensor = self.stems[0](x)
-        last: Tensor = self.stems[1](before)
+        before: Tensor = self.stems[0](x).relu_()
+        last: Tensor = before if isinstance(self.stems[1], nn.Identity) else self.stems[1](before).relu_()
         keep = self.keep if self.training and self._drops_paths else None
         features = last  # those that the auxiliary head reads
         for layer, cell in enumerate(self.cells):
             before, last = last, cell(before, last, keep)
+            if layer < len(self.cells) - 1:
+                last = last.relu_()
             if layer == self.auxiliary_layer:
                 features = last
         logits: Tensor = self.classifier(pooled(last))

@@ -3,6 +3,7 @@
 Only what follows a batch norm is rectified in place: nothing else reads it, and its gradient does not need the value from before.
 """
 
+import torch
 from torch import Tensor, nn
 
 from raynas.errors import ConfigError
@@ -17,15 +18,15 @@ def check_counts(**counts: int) -> None:
             raise ConfigError(f"{name} of a network must be at least 1, not {count}")
 
 
-def conv_bn(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
+def conv_bn(inputs: int, outputs: int, kernel: int = 3, stride: int = 1, affine: bool = True) -> nn.Sequential:
     """Convolution without bias, then batch norm: (n, inputs, h, w) -> (n, outputs, h / stride, w / stride), rounded up."""
     convolution = nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
-    return nn.Sequential(convolution, nn.BatchNorm2d(outputs))
+    return nn.Sequential(convolution, nn.BatchNorm2d(outputs, affine=affine))
 
 
-def relu_conv_bn(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
+def relu_conv_bn(inputs: int, outputs: int, kernel: int = 3, stride: int = 1, affine: bool = True) -> nn.Sequential:
     """As `conv_bn`, of the rectified input."""
-    return nn.Sequential(nn.ReLU(), *conv_bn(inputs, outputs, kernel, stride))
+    return nn.Sequential(nn.ReLU(), *conv_bn(inputs, outputs, kernel, stride, affine))
 
 
 def stem(image_channels: int, channels: int, halvings: int = 0) -> nn.Sequential:
@@ -66,3 +67,13 @@ class Zero(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x[:, :, :: self.stride, :: self.stride] * 0.0
+
+
+def memory_format(network: nn.Module, device: torch.device) -> torch.memory_format:
+    """The layout in which `network` is fastest: channels last, but on a CPU not with a strided 1x1 convolution among its layers.
+
+    The gradient of one writes outside of its memory there, where a processor lacks AVX-512 (PyTorch 2.14); it is right in the default
+    format, as are those of all other convolutions in both.
+    """
+    strided = any(isinstance(m, nn.Conv2d) and m.kernel_size == (1, 1) and m.stride != (1, 1) for m in network.modules())
+    return torch.contiguous_format if device.type == "cpu" and strided else torch.channels_last

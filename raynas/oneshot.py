@@ -1,0 +1,194 @@
+"""One-shot searches within a run: trainables that find architectures by themselves, which are then trained like any others.
+
+Phase one runs `--trials` searches as Tune trials, with the seeds seed, seed + 1, ...; phase two trains every architecture that they
+found from scratch, each once. `oneshot.json` in the run folder holds what is known of each search: `seed, status` (running, finished
+or failed), `epoch, valid_accuracy` (of the supernet), `seconds, arch, error` and, while it runs, its newest `checkpoint`.
+"""
+
+import json
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pyarrow.fs import FileType
+from ray import tune
+from ray.train._internal.session import _TrainingResult
+from rich.console import Console
+
+from raynas import results
+from raynas.arch import Arch
+from raynas.config import RunConfig
+from raynas.display import percent
+from raynas.errors import ConfigError
+from raynas.registry import check_options, resolve
+from raynas.spaces import make_space
+from trainables import TRAINABLES
+
+FILE, FOLDER = "oneshot.json", "oneshot"  # in the run folder: results, and what Tune writes while the searches run
+
+_LINE_SECONDS = 10.0  # between two lines about a search under way
+
+
+def is_oneshot(trainable: str) -> bool:
+    """Whether the trainable proposes architectures instead of evaluating one; raises UnknownNameError for an unknown one."""
+    return bool(getattr(resolve(TRAINABLES, trainable, "trainable"), "oneshot", False))
+
+
+class OneShot:
+    """The one-shot searches of one run.
+
+    `trainable_options` holds the options of the search, and as `retrain` those of the trainable `train` for the second phase;
+    `data_dir` and `device` are the same for both unless `retrain` says otherwise. `max_epochs` is for the second phase.
+
+    Raises:
+        ConfigError: the run names a searcher, or an option has a value that is not allowed.
+        UnknownNameError: no such option.
+    """
+
+    def __init__(self, config: RunConfig, uri: str) -> None:
+        self.config, self.uri = config, uri
+        self.trainable = resolve(TRAINABLES, config.trainable, "trainable")
+        if config.searcher != RunConfig.model_fields["searcher"].default or config.searcher_options:
+            raise ConfigError(
+                f"the trainable {config.trainable!r} searches by itself; leave out the searcher {config.searcher!r} and its options"
+            )
+        options = check_options(self.trainable.Options, config.trainable_options, f"trainable {config.trainable!r}")
+        common = {"space": config.space, "space_options": config.space_options, "dataset": config.dataset}
+        self.trainable.plan(**options | common, seed=config.seed)
+        self.trial_config = options | common
+        shared = {key: options[key] for key in ("data_dir", "device") if key in options}
+        changed = {"trainable": "train", "trainable_options": shared | options.get("retrain", {}), "searcher": "random"}
+        self.retraining = config.model_copy(update=changed)
+
+    def search(self, slots: int, console: Console) -> list[Arch]:
+        """Runs the searches that are not done yet, `slots` at once; the distinct architectures that all of them found, by seed.
+
+        Raises:
+            KeyboardInterrupt: it was interrupted; what is done, and the checkpoints of what is not, are kept.
+        """
+        seeds = range(self.config.seed, self.config.seed + self.config.trials)
+        log = SearchLog(self.uri, seeds)
+        if log.open:
+            what = f"{self.config.trainable} searches {self.config.space}: {len(log.open)} searches"
+            console.print(f"{what}, {slots} at once; results go to {self.uri}", highlight=False, soft_wrap=True)
+            self._tune(log, slots, console)
+        if log.open:
+            raise KeyboardInterrupt
+        log.delete_checkpoints()
+        space, rows = make_space(self.config.space, self.config.space_options), [log.rows[seed] for seed in seeds]
+        found = {arch.id: arch for arch in (space.from_config(row["arch"]) for row in rows if row["arch"])}
+        errors = [row["error"] for row in rows if row["status"] == "failed"]
+        failed = f", {len(errors)} failed ({errors[0]})" if errors else ""
+        then = "each is trained once, from scratch" if found else "so there is nothing to train"
+        what = f"searches: {len(rows)}, different architectures found: {len(found)}{failed}; {then}"
+        console.print(what, highlight=False, soft_wrap=True)
+        return list(found.values())
+
+    def _tune(self, log: "SearchLog", slots: int, console: Console) -> None:
+        config, (filesystem, path) = self.config, results.filesystem(results.join(self.uri, FOLDER))
+        tuner = tune.Tuner(
+            tune.with_resources(self.trainable, {"cpu": config.cpus_per_trial, "gpu": config.gpus_per_trial}),
+            param_space=self.trial_config | {"seed": tune.grid_search(log.open)},
+            tune_config=tune.TuneConfig(max_concurrent_trials=slots, trial_dirname_creator=lambda trial: f"seed-{trial.config['seed']}"),
+            run_config=tune.RunConfig(
+                name=f"{datetime.now(UTC):%Y%m%dT%H%M%S}",
+                storage_path=path,
+                storage_filesystem=filesystem,
+                callbacks=[log],
+                failure_config=tune.FailureConfig(max_failures=config.max_failures),
+                # Two, as the newest may be half written when all is killed.
+                checkpoint_config=tune.CheckpointConfig(num_to_keep=2, checkpoint_frequency=1, checkpoint_at_end=False),
+                verbose=0,
+            ),
+        )
+        log.console = console  # not before: Tune pickles the log in the line above
+        tuner.fit()
+
+
+class SearchLog(tune.Callback):  # type: ignore[misc]  # ray has no types
+    """The Tune callback that keeps `oneshot.json` up to date, and lets searches of an earlier session go on."""
+
+    def __init__(self, uri: str, seeds: range) -> None:
+        self.uri, self.seeds = uri, seeds
+        self.console: Console | None = None
+        self._fs, self._root = results.filesystem(uri)
+        known = results.read_json(uri, FILE) if results.exists(uri, FILE) else []
+        self.rows: dict[int, dict[str, Any]] = {row["seed"]: row for row in known}
+        self._shown = time.monotonic()
+        empty = dict.fromkeys(("epoch", "valid_accuracy", "seconds", "arch", "error", "checkpoint"))
+        for seed in seeds:
+            self.rows.setdefault(seed, {"seed": seed, "status": "running"} | empty)
+
+    @property
+    def open(self) -> list[int]:
+        """Seeds of the searches that have not ended."""
+        return [seed for seed in self.seeds if self.rows[seed]["status"] == "running"]
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A search starts; one of an earlier session goes on from its checkpoint."""
+        saved = self._row(trial)["checkpoint"]
+        if saved is not None and trial.checkpoint is None:
+            path = f"{self._root}/{saved['path']}"
+            if self._fs.get_file_info(path).type == FileType.NotFound:
+                self._say(f"seed {trial.config['seed']}: its checkpoint {path} is gone, so it begins again")
+            else:  # Tune restores a trial that starts from here, just as it does after a node was lost
+                metrics = {key: saved[key] for key in ("training_iteration", "time_total_s")}
+                trial._restore_checkpoint_result = _TrainingResult(tune.Checkpoint(path, self._fs), metrics)
+
+    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
+        """An epoch of a search is over."""
+        if result.get("warning"):
+            self._say(f"seed {trial.config['seed']}: {result['warning']}")
+        if time.monotonic() - self._shown >= _LINE_SECONDS:
+            self._shown = time.monotonic()
+            self._say(f"seed {trial.config['seed']}: epoch {result['epoch']}, supernet {percent(result['valid_accuracy'])}")
+
+    def on_checkpoint(self, iteration: int, trials: list[Any], trial: Any, checkpoint: Any, **info: Any) -> None:
+        """A checkpoint is complete; Tune deletes the last but one next."""
+        if trial.last_result.get("done"):  # the search ends next
+            return
+        saved = {key: trial.last_result[key] for key in ("training_iteration", "time_total_s")}
+        self._row(trial)["checkpoint"] = {"path": checkpoint.path.removeprefix(f"{self._root}/")} | saved
+        self._write()
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A search has ended, having found an architecture or none."""
+        result = trial.last_result
+        row = {key: result.get(key) for key in ("epoch", "valid_accuracy")} | {"seconds": result["time_total_s"]}
+        if result.get("arch"):
+            self._end(trial, row | {"status": "finished", "arch": json.loads(result["arch"])})
+        else:
+            self._end(trial, row | {"status": "failed", "error": "its last report has no architecture"})
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A search failed for good."""
+        text = Path(trial.error_file).read_text(encoding="utf-8")  # here at once; a copy reaches the run folder later
+        self._end(trial, {"status": "failed", "error": [line.strip() for line in text.splitlines() if line.strip()][-1]})
+
+    def delete_checkpoints(self) -> None:
+        """Removes what Tune has written; nobody needs it once all searches have ended."""
+        path = f"{self._root}/{FOLDER}"
+        if self._fs.get_file_info(path).type == FileType.Directory:
+            self._fs.delete_dir(path)
+
+    def _row(self, trial: Any) -> dict[str, Any]:
+        return self.rows[trial.config["seed"]]
+
+    def _end(self, trial: Any, outcome: dict[str, Any]) -> None:
+        row = self._row(trial)
+        row |= outcome | {"checkpoint": None}
+        self._write()
+        found = row["error"] or f"supernet {percent(row['valid_accuracy'])} after {row['seconds']:.0f} s, found {row['arch']['id']}"
+        self._say(f"seed {row['seed']}: {found}")
+
+    def _write(self) -> None:
+        results.write_json(self.uri, FILE, list(self.rows.values()))
+
+    def _say(self, text: str) -> None:
+        if self.console is not None:
+            self.console.print(text, highlight=False, soft_wrap=True)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Tune pickles callbacks; a console does not travel."""
+        return self.__dict__ | {"console": None}
