@@ -1,5 +1,6 @@
 """BANANAS: Bayesian optimization with neural architecture search (White, Neiswanger, Savani, AAAI 2021, arXiv 1910.11858)."""
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,7 @@ class BananasSearch(ArchSearcher):
         random_share: share of the pool that is random instead of mutated.
         climbs: how often the candidates that the model likes best are mutated in turn and half a pool of these added.
         exploration: factor on the deviation among the members; an ensemble is too sure of what it has not seen.
+        patience: evaluations without a new best after which half of the fits draw the pool at random.
     """
 
     learns = True
@@ -52,22 +54,26 @@ class BananasSearch(ArchSearcher):
         random_share: float = 0.0,
         climbs: int = 2,
         exploration: float = 2.0,
+        patience: int = 30,
         **options: Any,
     ) -> None:
         super().__init__(*args, **options)
-        if min(pool, parents) < 1 or not 0 <= random_share <= 1 or not rates or min(rates) <= 0:
-            raise ConfigError("pool and parents must be at least 1, random_share between 0 and 1, and rates positive")
+        if min(pool, parents, patience) < 1 or not 0 <= random_share <= 1 or not rates or min(rates) <= 0:
+            raise ConfigError("pool, parents and patience must be at least 1, random_share between 0 and 1, and rates positive")
         self.encoding, self.weights = encoding, feature_weights(encoding, self.space)  # what cannot be encoded fails here, not in the run
         self.predictor = make_predictor(predictor, predictor_options)
         self.target = resolve(TARGETS, target, "target")
         self.acquisition = resolve(ACQUISITIONS, acquisition, "acquisition function")
-        self.climbs, self.exploration = climbs, exploration
+        self.climbs, self.exploration, self.patience = climbs, exploration, patience
         self.pool, self.parents, self.rates, self.random_share = pool, parents, tuple(rates), random_share
 
     def propose(self, history: History, rng: np.random.Generator, count: int) -> Proposal:
         """The `count` candidates of highest acquisition under a model of everything observed."""
         archs, values = history.targets()
-        pool = candidates(self.space, history, rng, self.pool, self.parents, self.rates, self.random_share)
+        # Stuck at a local optimum, the climbs below start from anywhere in every second fit or so.
+        stuck = len(values) > 0 and len(values) - 1 - int(values.argmax()) >= self.patience and rng.random() < 0.5
+        size, random_share = (2 * self.pool, 1.0) if stuck else (self.pool, self.random_share)
+        pool = candidates(self.space, history, rng, size, self.parents, self.rates, random_share)
         if not archs or not pool:
             return Proposal(pool[:count])
         target = self.target(values)
@@ -102,7 +108,16 @@ class BananasPaperSearch(BananasSearch):
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
-        network = {"members": 5, "layers": 10, "width": 20, "epochs": 150, "betas": (0.9, 0.99), "weight_decay": 0.0, "batch_size": 32}
+        network = {
+            "members": 5,
+            "layers": 10,
+            "width": 20,
+            "epochs": 150,
+            "learning_rate": 0.01,
+            "betas": (0.9, 0.99),
+            "weight_decay": 0.0,
+            "batch_size": 32,
+        }
         plain = {"schedule": "constant", "glorot": True, "standardize": False}
         paper: dict[str, Any] = {
             "encoding": "trunc_path",
@@ -114,5 +129,6 @@ class BananasPaperSearch(BananasSearch):
             "rates": (1.0,),
             "climbs": 0,
             "exploration": 1.0,
+            "patience": sys.maxsize,
         }
         super().__init__(*args, **(paper | options))

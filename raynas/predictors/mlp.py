@@ -36,7 +36,7 @@ class MLPEnsemble:
     layers: int = 2
     width: int = 64
     epochs: int = 60
-    learning_rate: float = 0.01
+    learning_rate: float = 0.005
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.02  # decoupled, as in AdamW (arXiv 1711.05101)
     batch_size: int | None = None  # None: all observations at once

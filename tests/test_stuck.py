@@ -1,0 +1,35 @@
+"""BANANAS leaves a local optimum: without a new best for long, it looks everywhere."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import searchers.bananas
+from raynas.candidates import candidates
+from raynas.history import History, Observation
+from raynas.spaces import make_space
+from searchers import BananasSearch
+
+
+@pytest.mark.parametrize(("since", "shares"), [(29, {0.0}), (30, {0.0, 1.0})])
+def test_after_patience_evaluations_without_a_new_best_some_pools_are_random(
+    since: int, shares: set[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    space, rng, history = make_space("nasbench201"), np.random.default_rng(0), History()
+    for i in range(5 + since):
+        value = 0.9 if i == 4 else 0.8 - 0.001 * i  # the fifth is the best
+        history.add(Observation(space.sample(rng), "finished", ((200.0, value),)))
+    assert len(history.observed) == 5 + since  # no two draws were equal
+    drawn = []
+
+    def record(*args: Any) -> Any:
+        drawn.append(args[-1])
+        return candidates(*args)
+
+    monkeypatch.setattr(searchers.bananas, "candidates", record)
+    quick = {"members": 2, "layers": 1, "width": 4, "epochs": 1}
+    searcher = BananasSearch(space, metric="m", mode="max", pool=40, predictor_options=quick)
+    for _ in range(20):
+        searcher.propose(history, rng, 5)
+    assert set(drawn) == shares
