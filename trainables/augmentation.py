@@ -11,12 +11,9 @@ from torch import Tensor
 def random_crop(images: Tensor, padding: int, generator: torch.Generator) -> Tensor:
     """A random part of each image with a black margin of `padding` pixels: (n, c, h, w) -> (n, c, h, w)."""
     n, _, h, w = images.shape
-    padded = F.pad(images, (padding,) * 4)
-    top, left = torch.randint(2 * padding + 1, (2, n, 1), generator=generator, device=images.device)
-    rows = top + torch.arange(h, device=images.device)  # (n, h)
-    columns = left + torch.arange(w, device=images.device)  # (n, w)
-    image = torch.arange(n, device=images.device)[:, None, None]
-    return padded[image, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    windows = F.pad(images, (padding,) * 4).unfold(2, h, 1).unfold(3, w, 1)  # a view: (n, c, 2 padding + 1, 2 padding + 1, h, w)
+    top, left = torch.randint(2 * padding + 1, (2, n), generator=generator, device=images.device)
+    return windows[torch.arange(n, device=images.device), :, top, left]
 
 
 def random_flip(images: Tensor, generator: torch.Generator) -> Tensor:
@@ -35,7 +32,7 @@ def cutout(images: Tensor, length: int, generator: torch.Generator) -> Tensor:
     x = torch.randint(w, (n, 1), generator=generator, device=images.device)
     rows = _within(torch.arange(h, device=images.device), y, length)  # (n, h)
     columns = _within(torch.arange(w, device=images.device), x, length)  # (n, w)
-    return images.masked_fill((rows[:, :, None] & columns[:, None, :])[:, None], 0.0)
+    return images * ~(rows[:, :, None] & columns[:, None, :])[:, None]
 
 
 def _within(positions: Tensor, centre: Tensor, length: int) -> Tensor:

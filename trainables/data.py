@@ -19,30 +19,15 @@ from torch import Tensor
 
 from raynas.errors import RaynasError
 from raynas.registry import keywords, resolve, unknown
+from trainables.splits import DataError as DataError
+from trainables.splits import Files, StreamedSplit, pixels, sample
+from trainables.splits import Split as Split
 
 TEST_FRACTION = 0.2  # of the images of a data set without a published test set
 IMAGE_FILES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+IN_MEMORY = 2**30  # bytes: a folder with more of uint8 pixels is streamed; in memory, as float32, they take four times as much
 
-Arrays = tuple[NDArray[Any], NDArray[Any]]  # images (n, h, w, c) with values in [0, 255] or [0, 1], labels (n,)
-
-
-class DataError(RaynasError):
-    """A data set is missing, cannot be downloaded, or cannot be trained on."""
-
-
-@dataclass(frozen=True)
-class Split:
-    """Some of the images of a data set."""
-
-    images: Tensor  # (n, c, h, w) float32 in [0, 1]; (images - mean) / std normalises them
-    labels: Tensor  # (n,) int64
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def to(self, device: torch.device) -> "Split":
-        """The same images, on a device."""
-        return Split(self.images.to(device), self.labels.to(device))
+Arrays = tuple[NDArray[Any] | Files, NDArray[Any]]  # images (n, h, w, c) with values in [0, 255] or [0, 1], labels (n,)
 
 
 @dataclass(frozen=True)
@@ -77,7 +62,7 @@ def load(name: str, seed: int, validation: float = 0.2, data_dir: str | Path | N
 
     Published data sets come with torchvision, downloaded on first use; `digits` (8x8, grey) with scikit-learn. PATH holds one folder of
     images for each class, or two folders `train` and `test` of that kind; all images must be square and of one size. Where there is no
-    test set, the same fifth of the images, whatever the seed, is the test set.
+    test set, the same fifth of the images, whatever the seed, is the test set. Folders of more than IN_MEMORY are streamed.
 
     Args:
         seed: of the choice of the validation images.
@@ -124,11 +109,15 @@ def _make(name: str, arrays: tuple[Arrays, Arrays, Arrays], classes: int, mirror
     if height != width or len(set(shapes)) > 1:
         shown = ", ".join(" x ".join(map(str, shape)) for shape in shapes)
         raise DataError(f"{name} must hold square images of one size; channels x height x width of training, validation, test: {shown}")
-    mean, std = train.images.mean((0, 2, 3)), train.images.std((0, 2, 3)).clamp(min=1e-3)  # a channel may be constant
+    images = sample(train) if isinstance(train, StreamedSplit) else train.images
+    mean, std = images.mean((0, 2, 3)), images.std((0, 2, 3)).clamp(min=1e-3)  # a channel may be constant
     return Data(name, train, valid, test, classes, height, channels, tuple(mean.tolist()), tuple(std.tolist()), mirrored)
 
 
-def _split(images: NDArray[Any], labels: NDArray[Any]) -> Split:
+def _split(images: NDArray[Any] | Files, labels: NDArray[Any]) -> Split:
+    if isinstance(images, Files):
+        width, height = images.size
+        return StreamedSplit(torch.empty(0, 3, height, width), torch.from_numpy(labels), images)
     scale = 1 / 255 if images.dtype == np.uint8 else 1.0
     tensor = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))).float()
     return Split(tensor.mul_(scale), torch.from_numpy(labels.astype(np.int64)))
@@ -213,26 +202,17 @@ def _class_names(path: Path) -> list[str]:
 
 def _images_of(path: Path, names: list[str]) -> Arrays:
     """All images in the folders `names` of `path`, in colour; the label is the position of the folder."""
-    from PIL import Image
-
-    images: list[NDArray[np.uint8]] = []
+    paths: list[str] = []
     labels: list[int] = []
     for label, name in enumerate(names):
-        files = sorted(file for file in (path / name).iterdir() if file.suffix.lower() in IMAGE_FILES)
+        files = sorted(file for file in (path / name).absolute().iterdir() if file.suffix.lower() in IMAGE_FILES)
         if not files:
             raise DataError(f"{path / name} holds no images ({', '.join(sorted(IMAGE_FILES))}); remove it or fill it")
-        for file in files:
-            try:
-                with Image.open(file) as opened:
-                    image = np.asarray(opened.convert("RGB"))
-            except Exception as error:  # Pillow promises no type of error for a file that is damaged
-                raise DataError(f"{file} cannot be read as an image; remove it") from error
-            if (images and image.shape != images[0].shape) or image.shape[0] != image.shape[1]:
-                size, first = (f"{w}x{h}" for h, w, _ in (image.shape, (images or [image])[0].shape))
-                raise DataError(f"all images must be square and of one size: {file} has {size}, the first one {first}; resize them")
-            images.append(image)
-            labels.append(label)
-    return np.stack(images), np.array(labels)
+        paths += map(str, files)
+        labels += [label] * len(files)
+    first = pixels(paths[0])
+    images = Files(np.array(paths), (first.shape[1], first.shape[0]))
+    return images if len(paths) * first.nbytes > IN_MEMORY else images.read(), np.array(labels, np.int64)
 
 
 def _from_function(name: str, seed: int, folder: Path) -> Source:

@@ -1,7 +1,8 @@
 """Training of one architecture by several workers of a Ray cluster together, on its GPUs or CPUs (DistributedDataParallel).
 
 Only the process that asks for the training reads and writes files: the workers get all that they need from it, and send it what to
-write. So neither images nor results need a folder that all machines share.
+write. So neither images nor results need a folder that all machines share; only a folder that is too large for memory must be at the
+same path on each.
 """
 
 import io
@@ -119,6 +120,6 @@ def _work(job: Mapping[str, Any]) -> None:
         for message in progress(trainer):
             if first:
                 job["queue"].put(message)
-    except RaynasError as error:  # all workers find the same
-        if first:
-            job["queue"].put(error)
+    except RaynasError as error:  # perhaps of this worker alone, such as an image that cannot be read
+        job["queue"].put(error)
+        raise  # so that Ray Train stops the others, which would wait for this one

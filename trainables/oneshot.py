@@ -25,6 +25,7 @@ from trainables.base import Plan
 from trainables.bilevel import second_order_gradients
 from trainables.data import Data, load
 from trainables.networks.supernet import Supernet
+from trainables.splits import StreamedSplit
 from trainables.training import Normalize, TrainingError, make_device
 
 FORMAT = 1  # of a checkpoint
@@ -146,7 +147,7 @@ class OneShotTrial(Trainable):  # type: ignore[misc]  # ray has no types
             raise ConfigError(f"one-shot searches know the space 'darts' alone, not {space!r}; add --space darts")
         make_space(space, space_options)
         chosen = cls.Options(**options)
-        _supernet(chosen, load(dataset, seed, chosen.validation, chosen.data_dir))
+        _supernet(chosen, _data(chosen, dataset, seed))
         make_device(chosen.device)
         return Plan(chosen.steps)
 
@@ -155,7 +156,7 @@ class OneShotTrial(Trainable):  # type: ignore[misc]  # ray has no types
         self._seed, self._dataset = config.get("seed", 0), config["dataset"]
         self._space = make_space(config.get("space", "darts"), config.get("space_options"))
         options, self._device = self._options, make_device(self._options.device)
-        self._data = load(self._dataset, self._seed, options.validation, options.data_dir)
+        self._data = _data(options, self._dataset, self._seed)
         with torch.random.fork_rng([]):
             torch.manual_seed(self._seed)
             self._supernet = _supernet(options, self._data).to(self._device)
@@ -364,6 +365,13 @@ class RandomTrial(OneShotTrial):
     def _set_state(self, state: dict[str, Any]) -> None:
         super()._set_state(state)
         self._best = state["best"]
+
+
+def _data(options: Any, dataset: str, seed: int) -> Data:
+    data = load(dataset, seed, options.validation, options.data_dir)
+    if isinstance(data.train, StreamedSplit):
+        raise ConfigError(f"one-shot searches hold all images in memory; {dataset} has too many: resize them, or take some of them")
+    return data
 
 
 def _supernet(options: Any, data: Data) -> Supernet:

@@ -22,6 +22,7 @@ from raynas.errors import ConfigError, RaynasError, ResumeError
 from trainables.augmentation import cutout, random_crop, random_flip
 from trainables.data import Data
 from trainables.networks import make_network
+from trainables.networks.operations import memory_format
 from trainables.recipes import Recipe
 from trainables.rmsprop import TensorFlowRMSprop
 
@@ -151,10 +152,10 @@ class Trainer:
         with self._randomness(0):
             network = make_network(arch, data.classes, data.image_size, data.channels, **recipe.networks[arch.space])
         cuda = device.type == "cuda"
-        # Only there: it is no faster on a CPU, where PyTorch 2.14 is wrong for some strided convolutions in this format.
-        self.network = network.to(device, memory_format=torch.channels_last if cuda else torch.preserve_format)  # type: ignore[call-overload]
+        self._format = memory_format(network, device)
+        self.network = network.to(device, memory_format=self._format)  # type: ignore[call-overload]
         self.parameters, self.flops = network_cost(self.network, data.channels, data.image_size)
-        self.optimizer = _optimizer(recipe, self.network, fused=cuda)
+        self.optimizer = _optimizer(recipe, self.network)
         self._model = _compiled(self.network, device) if compiled else self.network
         self._averaging = self._model  # its gradients are averages over the workers
         if self.workers > 1:
@@ -180,6 +181,7 @@ class Trainer:
 
         Raises:
             TrainingError: the loss became infinite or no number; no epoch is left.
+            DataError: an image that is streamed cannot be read.
         """
         if self.epoch >= self.epochs:
             raise TrainingError(f"all {self.epochs} epochs are done; a longer training must start anew, with more epochs")
@@ -194,9 +196,9 @@ class Trainer:
             order = torch.randperm(len(train), generator=generator, device=self.device)
             smallest = 2 * self.workers  # no batch norm of a single image
             batches = [batch for batch in torch.split(order, self.batch_size) if len(batch) >= smallest]
-            for step, batch in enumerate(batches):
+            for step, (images, labels) in enumerate(train.batches(batches, (self.rank, self.workers))):
                 rate = self._set_learning_rate(step / len(batches))
-                totals += self._step(self._augmented(train.images[batch], generator), train.labels[batch])
+                totals += self._step(self._augmented(images, generator), labels)
         self._average_statistics()
         loss, accuracy = (self._sum(totals) / sum(map(len, batches))).tolist()
         if not isfinite(loss):
@@ -274,15 +276,17 @@ class Trainer:
 
         Raises:
             TrainingError: the network's outputs are no numbers.
+            DataError: an image that is streamed cannot be read.
         """
         part = self._splits[split]
         if not len(part):
             return None
         self.network.eval()
         totals = torch.zeros(2, device=self.device)  # correct, not finite
-        share, size = slice(self.rank, None, self.workers), 2 * max(1, self.batch_size // self.micro_batches // self.workers)
+        share = torch.arange(len(part), device=self.device)[self.rank :: self.workers]
+        batches = torch.split(share, 2 * max(1, self.batch_size // self.micro_batches // self.workers))
         with torch.inference_mode(), self._autocast():
-            for images, labels in zip(part.images[share].split(size), part.labels[share].split(size), strict=True):
+            for images, labels in part.batches(batches):
                 logits = self._model(self._formatted(self.normalize(images)))
                 totals += torch.stack([(logits.argmax(1) == labels).sum(), (~logits.isfinite()).sum()])
         correct, bad = self._sum(totals).tolist()
@@ -294,7 +298,7 @@ class Trainer:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self._bf16)
 
     def _formatted(self, images: Tensor) -> Tensor:
-        return images.contiguous(memory_format=torch.channels_last if self.device.type == "cuda" else torch.contiguous_format)
+        return images.contiguous(memory_format=self._format)
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -357,8 +361,8 @@ def _compiled(network: nn.Module, device: torch.device) -> nn.Module:
     return compiled
 
 
-def _optimizer(recipe: Recipe, network: nn.Module, fused: bool) -> torch.optim.Optimizer:
+def _optimizer(recipe: Recipe, network: nn.Module) -> torch.optim.Optimizer:
     parameters, rate, decay = network.parameters(), recipe.learning_rate, recipe.weight_decay
     if recipe.optimizer == "rmsprop":
         return TensorFlowRMSprop(parameters, rate, momentum=recipe.momentum, weight_decay=decay)
-    return torch.optim.SGD(parameters, rate, recipe.momentum, weight_decay=decay, nesterov=recipe.nesterov, fused=fused)
+    return torch.optim.SGD(parameters, rate, recipe.momentum, weight_decay=decay, nesterov=recipe.nesterov, fused=True)

@@ -79,9 +79,13 @@ class FactorizedReduce(nn.Module):
         self.norm = nn.BatchNorm2d(outputs, affine=affine)
 
     def forward(self, x: Tensor) -> Tensor:  # (n, inputs, h, w) -> (n, outputs, h/2, w/2)
+        y: Tensor = self.norm(self.halves(x))
+        return y
+
+    def halves(self, x: Tensor) -> Tensor:
+        """Before the batch norm."""
         even, odd = Picked.apply(x)
-        halves: Tensor = self.norm(torch.cat([self.even(even.relu_()), self.odd(odd.relu_())], 1))
-        return halves
+        return torch.cat([self.even(even.relu_()), self.odd(odd.relu_())], 1)
 
 
 def path_scales(paths: int, images: Tensor, keep: Tensor) -> Tensor:

@@ -41,22 +41,44 @@ class MixedOperation(nn.Module):
             made = operation(op, self.share, stride, affine=False)
             self.ops.append(nn.Sequential(made, nn.BatchNorm2d(self.share, affine=False)) if "pool" in op else made)
 
-    def forward(self, x: Tensor, choice: Tensor | int) -> Tensor:  # (n, c, h, w) -> (n, c, h / stride, w / stride)
+    def forward(self, x: Tensor, choice: Tensor | int, rectified: Tensor | None = None) -> Tensor:
+        """(n, c, h, w) -> (n, c, h / stride, w / stride); `rectified`: `x`, where it is known, as several edges need it."""
+        rectified = x.relu() if rectified is None else rectified
         if self.partial == 1:
-            return self._chosen(x, choice)
+            return self._chosen(x, choice, rectified)
         rest = x[:, self.share :]
         rest = F.max_pool2d(rest, 2) if self.stride == 2 else rest
         # Mixed, so that the next edge sees other channels: (i, j) becomes (j, i) where channel = i * share + j.
-        return F.channel_shuffle(torch.cat([self._chosen(x[:, : self.share], choice), rest], 1), self.partial)
+        return F.channel_shuffle(torch.cat([self._chosen(x[:, : self.share], choice, rectified[:, : self.share]), rest], 1), self.partial)
 
-    def _chosen(self, x: Tensor, choice: Tensor | int) -> Tensor:
+    def _chosen(self, x: Tensor, choice: Tensor | int, rectified: Tensor) -> Tensor:
         if isinstance(choice, int):
             chosen: Tensor = self.ops[choice](x)
             return chosen
         # The first operation, `none`, adds zeros and has no gradient: its weight counts as it takes from the others.
-        terms = [weight * op(x) for weight, op in zip(choice[1:], self.ops[1:], strict=True)]
+        terms = [weighed(op, x, rectified, weight) for weight, op in zip(choice[1:], self.ops[1:], strict=True)]
         mixture: Tensor = sum(terms[1:], terms[0])
         return mixture
+
+
+def weighed(op: nn.Module, x: Tensor, rectified: Tensor, weight: Tensor) -> Tensor:
+    """`weight` () times what `op` makes of `x`: (n, c, h, w) -> (n, c, h / stride, w / stride).
+
+    The last batch norm multiplies by it, so that no result is kept only for the gradient of its weight.
+    """
+    if isinstance(op, nn.Identity):
+        return weight * x
+    if isinstance(op, FactorizedReduce):
+        x, norm = op.halves(x), op.norm
+    else:
+        assert isinstance(op, nn.Sequential)
+        x = rectified if isinstance(op[0], nn.ReLU) else op[0](x)
+        for layer in list(op)[1:-1]:
+            x = layer(x)
+        norm = op[-1]  # type: ignore[assignment]
+    assert norm.momentum is not None
+    weights = weight.expand(norm.num_features)
+    return F.batch_norm(x, norm.running_mean, norm.running_var, weights, None, norm.training, norm.momentum, norm.eps)
 
 
 class SearchCell(nn.Module):
@@ -76,12 +98,14 @@ class SearchCell(nn.Module):
         `choices`: one for each edge; `importance` (14,): by which the results of the edges are multiplied.
         """
         states = [self.before(before), self.last(last)]
+        rectified: list[Tensor] = []
         for start in STARTS[:NODES]:
             terms = []
-            for edge, x in enumerate(states, start):
+            rectified += [x.relu() for x in states[len(rectified) :]]
+            for edge, (x, positive) in enumerate(zip(states, rectified, strict=True), start):
                 choice = choices[edge]
                 if choice is not None:
-                    result = self.edges[edge](x, choice)
+                    result = self.edges[edge](x, choice, positive)
                     terms.append(result if importance is None else importance[edge] * result)
             states.append(sum(terms[1:], terms[0]))
         return torch.cat(states[2:], 1)
