@@ -45,8 +45,11 @@ CURVES = pa.schema(
         pa.field("simulated_seconds", pa.float64()),
         pa.field("valid_accuracy", pa.float64()),  # of the incumbent: the best observed so far
         pa.field("test_accuracy", pa.float64()),
+        pa.field("recommended_valid_accuracy", pa.float64()),  # of the cell the model trusts most, every 50 trials and at the end
+        pa.field("recommended_test_accuracy", pa.float64()),
     ]
 )
+_RECOMMEND_EVERY = 50
 _SHOWN = (10, 20, 30, 50, 80, 100, 150, 200, 300, 500, 1000)  # queries in the printed table
 
 
@@ -212,6 +215,11 @@ def _run(config: CompareConfig, searcher_name: str, scheduler_name: str, seed: i
         row: dict[str, Any] = {"queries": queries, "simulated_seconds": now.now}
         if best is not None:
             row |= {"valid_accuracy": best.valid_accuracy, "test_accuracy": best.test_accuracy}
+        if queries % _RECOMMEND_EVERY == 0 or queries == config.trials:
+            chosen = now.searcher.recommend()
+            if chosen is not None:
+                record = table.query(chosen.id, longest, config.repeat)
+                row |= {"recommended_valid_accuracy": record.valid_accuracy, "recommended_test_accuracy": record.test_accuracy}
         rows.append(row)
 
     simulation.run(note)
@@ -255,6 +263,7 @@ def summarize(curves: pa.Table) -> list[dict[str, Any]]:
     columns = {
         "valid_error": _errors(curves, "valid_accuracy"),
         "test_error": _errors(curves, "test_accuracy"),
+        "recommended_test_error": _errors(curves, "recommended_test_accuracy"),
     }
     for key, runs in columns["valid_error"].items():
         last = runs.shape[1]
@@ -286,6 +295,8 @@ def _print(rows: list[dict[str, Any]], optimum: float, config: CompareConfig) ->
         mine = {row["queries"]: row for row in rows if (row["searcher"], row["scheduler"]) == (searcher, scheduler)}
         cells = [_cell(mine[q], f"{kind}_error") if q in mine else "" for q in queries]
         shown.add_row(searcher, scheduler, *cells)
+        if any(row["recommended_test_error_mean"] is not None for row in mine.values()):
+            shown.add_row("  as recommended", scheduler, *[_cell(mine[q], "recommended_test_error") if q in mine else "" for q in queries])
     console = Console() if sys.stdout.isatty() else Console(width=30 + 16 * len(queries))
     console.print(shown)
     console.print(f"{config.seeds} seeds from {config.first_seed}; the best of the table: {100 * (1 - optimum):.3f} %", highlight=False)

@@ -13,6 +13,7 @@ from ray.train._internal.session import _TrainingResult
 from ray.tune import Callback, Checkpoint
 
 from raynas import results
+from raynas.arch import Arch
 from raynas.display import Display, Progress
 from raynas.results import RunStore, Tables
 from raynas.schedulers import show
@@ -239,19 +240,20 @@ class Recorder(Callback):  # type: ignore[misc]  # ray has no types
     def _seconds(self) -> float:
         return self._earlier_seconds + time.monotonic() - self._began
 
-    def write_best(self) -> None:
-        """Writes `best.json`, if there is a best architecture."""
+    def write_best(self, recommended: Arch | None = None) -> None:
+        """Writes `best.json`, if there is a best architecture; what the searcher recommends is known at the end only."""
         self._best_written = True
         if self.best is not None:
             keys = ("trial_id", "arch_id", "status", "epochs", "valid_accuracy", "test_accuracy", "parameters", "flops", "train_seconds")
-            value = {"arch": json.loads(self.best["arch"])} | {key: self.best.get(key) for key in keys} | {"train": self.command}
+            value = {"arch": json.loads(self.best["arch"])} | {key: self.best.get(key) for key in keys}
+            value |= {"recommended": recommended and recommended.to_config(), "train": self.command}
             results.write_json(self.uri, "best.json", value)
 
     def close(self) -> None:
         """Writes everything and merges the parts."""
         self.store.close()
         self._delete_obsolete()
-        self.write_best()
+        self.write_best(self.searcher.recommend())
         self.summary.close()
         if self.display is not None:
             self.display.close(self.progress)

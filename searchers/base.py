@@ -139,6 +139,11 @@ class ArchSearcher(Searcher):  # type: ignore[misc]  # ray has no types
         """An architecture at once, while a fit is running and the queue is empty; None where the space holds no more."""
         return next(iter(random_archs(self.space, history, rng, 1)), None)
 
+    def recommend(self) -> Arch | None:
+        """The architecture to choose after what is known now; None before any result. Without a model the best observed one."""
+        best = self.history.best()
+        return None if best is None else best.arch
+
     # -- what Tune calls -------------------------------------------------------------------------------------------------
 
     def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:

@@ -330,6 +330,17 @@ class SearcherContract:
 
     # -- reproducibility and state ---------------------------------------------------------------------------------------
 
+    def test_what_it_recommends_was_evaluated(self, make: Make) -> None:
+        searcher = make()
+        assert searcher.recommend() is None
+        suggest(searcher, "t")
+        searcher.on_trial_complete(trial_id="t", error=True)
+        assert searcher.recommend() is None
+        drive(searcher, 14)
+        recommended = searcher.recommend()
+        assert recommended is not None
+        assert searcher.history.observed[recommended.id].status == "finished"
+
     def test_the_seed_decides(self, make: Make) -> None:
         first, again, other = (ids(drive(make(seed=seed))) for seed in (1, 1, 2))
         assert first == again
