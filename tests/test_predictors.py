@@ -80,7 +80,7 @@ def test_equal_weights_change_nothing_and_a_small_weight_makes_a_feature_count_l
     moved[:, 1] += 1
     fitted = predictor.fit(X, Y, 0, np.array([1, 1e-6, 1, 1, 1]))
     np.testing.assert_allclose(fitted.predict(moved).mean, fitted.predict(CANDIDATES).mean, atol=1e-2)
-    assert np.abs(predictor.fit(X, Y, 0).predict(moved).mean - plain).mean() > 0.1
+    assert np.abs(predictor.fit(X, Y, 0).predict(moved).mean - plain).mean() > 0.03
     with pytest.raises(ShapeError, match=r"weights must be \(d,\), here \(5,\)"):
         predictor.fit(X, Y, 0, np.ones(4))
 
