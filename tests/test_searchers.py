@@ -227,7 +227,7 @@ def test_bananas_learns_and_random_search_does_not(acquisition: str) -> None:
         "encoding": "path",
         "acquisition": acquisition,
         "exploration": 1.0,
-        "predictor_options": {"epochs": 40, "width": 16},
+        "predictor_options": {"epochs": 40, "width": 16, "learning_rate": 0.01},
     }
     searcher = BananasSearch(ToySpace(6), num_initial=10, refit_every=5, refit_share=1.0, fitting="inline", pool=100, **options)
     found = letters(searcher, 40)
