@@ -8,7 +8,6 @@ or failed), `epoch, valid_accuracy` (of the supernet), `seconds, arch, error` an
 import json
 import time
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from pyarrow.fs import FileType
@@ -21,6 +20,7 @@ from raynas.arch import Arch
 from raynas.config import RunConfig
 from raynas.display import percent
 from raynas.errors import ConfigError
+from raynas.recorder import failure
 from raynas.registry import check_options, resolve
 from raynas.spaces import make_space
 from trainables import TRAINABLES
@@ -163,8 +163,7 @@ class SearchLog(tune.Callback):  # type: ignore[misc]  # ray has no types
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A search failed for good."""
-        text = Path(trial.error_file).read_text(encoding="utf-8")  # here at once; a copy reaches the run folder later
-        self._end(trial, {"status": "failed", "error": [line.strip() for line in text.splitlines() if line.strip()][-1]})
+        self._end(trial, {"status": "failed", "error": failure(trial)})
 
     def delete_checkpoints(self) -> None:
         """Removes what Tune has written; nobody needs it once all searches have ended."""

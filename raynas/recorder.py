@@ -135,8 +135,7 @@ class Recorder(Callback):  # type: ignore[misc]  # ray has no types
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial failed for good."""
-        text = Path(trial.error_file).read_text(encoding="utf-8")  # here at once; a copy reaches the run folder later
-        self._end(trial, "failed", [line.strip() for line in text.splitlines() if line.strip()][-1])
+        self._end(trial, "failed", failure(trial))
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Once per turn of the control loop: writes what is due."""
@@ -257,6 +256,12 @@ class Recorder(Callback):  # type: ignore[misc]  # ray has no types
         self.summary.close()
         if self.display is not None:
             self.display.close(self.progress)
+
+
+def failure(trial: Any) -> str:
+    """Why a trial of Tune failed, in one line."""
+    text = Path(trial.error_file).read_text(encoding="utf-8")  # here at once; a copy reaches the run folder later
+    return [line.strip() for line in text.splitlines() if line.strip()][-1]
 
 
 def _folder(checkpoint: str) -> str:

@@ -14,6 +14,7 @@ from raynas.spaces import make_space
 from trainables.base import Plan
 from trainables.data import Data, load
 from trainables.networks import make_network
+from trainables.progress import dumped
 from trainables.recipes import Recipe, make_recipe
 from trainables.training import Trainer, make_device
 
@@ -135,9 +136,7 @@ class TrainTrial(Trainable):  # type: ignore[misc]  # ray has no types
 
     def _saved(self) -> bytes:
         assert self._trainer is not None
-        buffer = io.BytesIO()
-        torch.save(self._trainer.state_dict(), buffer)
-        return buffer.getvalue()
+        return dumped(self._trainer.state_dict())
 
     def _read(self, file: Any) -> Any:
         assert self._trainer is not None
