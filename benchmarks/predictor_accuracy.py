@@ -24,7 +24,7 @@ from searchers import BananasPaperSearch, BananasSearch
 
 SIZES = (20, 100, 200, 500)
 TESTED = 2000
-WITH_EDGES = "trunc_path_counts*0.15+adjacency*0.3+scalars"
+WITH_PAIRS = "trunc_path_counts*0.1+operation_pairs+scalars"
 
 
 def rows() -> list[tuple[str, str, Predictor, str]]:
@@ -37,9 +37,9 @@ def rows() -> list[tuple[str, str, Predictor, str]]:
         ("default", ours.encoding, ours.predictor, "error_percent"),
         ("default, log", ours.encoding, ours.predictor, "log_error"),
         ("default, log", "trunc_path_counts+scalars", ours.predictor, "log_error"),
-        ("default, log", WITH_EDGES, ours.predictor, "log_error"),
+        ("default, log", WITH_PAIRS, ours.predictor, "log_error"),
         ("Gaussian process, log", ours.encoding, make_predictor("gp"), "log_error"),
-        ("Gaussian process, log", WITH_EDGES, make_predictor("gp"), "log_error"),
+        ("Gaussian process, log", WITH_PAIRS, make_predictor("gp"), "log_error"),
     ]
 
 

@@ -100,6 +100,11 @@ def scalars(space: SearchSpace, archs: Sequence[Arch], cutoff: int | None = None
     return np.array([space.scalars(arch) for arch in archs], dtype=np.float32).reshape(len(archs), -1)
 
 
+def operation_pairs(space: SearchSpace, archs: Sequence[Arch], cutoff: int | None = None) -> Array:
+    """(n, d): how often each operation feeds each other directly (`SearchSpace.operation_pairs`)."""
+    return np.array([space.operation_pairs(arch) for arch in archs], dtype=np.float32).reshape(len(archs), -1)
+
+
 ENCODINGS: dict[str, Encoder] = {
     "path": _path_encoder(None, counts=False),
     "path_counts": _path_encoder(None, counts=True),
@@ -110,6 +115,7 @@ ENCODINGS: dict[str, Encoder] = {
     "adjacency": adjacency_one_hot,
     "categorical_adjacency": adjacency_categorical,
     "continuous_adjacency": adjacency_continuous,
+    "operation_pairs": operation_pairs,
     "scalars": scalars,
 }
 

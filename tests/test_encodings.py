@@ -13,6 +13,7 @@ from raynas.encodings import ENCODINGS, encode, feature_weights, kept_by_frequen
 from raynas.errors import OutOfSpaceError, UnknownNameError
 from raynas.spaces import SearchSpace
 from raynas.spaces.darts import GENOTYPES, DARTSSpace
+from raynas.spaces.darts import OPS as DARTS_OPS
 from raynas.spaces.nasbench101 import NASBench101Space
 from raynas.spaces.nasbench201 import NASBench201Space
 
@@ -205,12 +206,60 @@ def test_adjacency_of_a_cell_with_operations_on_edges() -> None:
     assert encode("adjacency", NB201, [arch])[0].reshape(6, 5).argmax(axis=1).tolist() == [3, 4, 3, 0, 1, 2]
 
 
+# -- pairs of operations --------------------------------------------------------------------------------------------------
+
+
+def test_operation_pairs_of_cells_worked_out() -> None:
+    arch = cell([C1, C3, C3], (0, 1), (0, 2), (1, 3), (2, 3), (0, 4), (3, 4))  # rows: 3x3, 1x1, pool, input; columns: ..., output
+    assert NB101.operation_pairs(arch).tolist() == [[1, 0, 0, 1], [1, 0, 0, 0], [0, 0, 0, 0], [1, 1, 0, 1]]
+    # The successive edges of NAS-Bench-201: 0->1->2, 0->1->3, 0->2->3, 1->2->3.
+    arch = NB201.make(["nor_conv_3x3", "skip_connect", "none", "avg_pool_3x3", "avg_pool_3x3", "nor_conv_1x1"])
+    expected = np.zeros((5, 5))
+    expected[[2, 2, 4, 3], [3, 0, 1, 1]] = 1
+    np.testing.assert_array_equal(NB201.operation_pairs(arch), expected)
+
+
+@given(data=st.data())
+@few
+def test_operation_pairs_of_darts_against_walking_the_cell(data: st.DataObject) -> None:
+    (arch,) = data.draw(archs(DARTS, 1))
+    expected = np.zeros((2, 10, 8), dtype=int)
+    for kind, name in enumerate(("normal", "reduce")):
+        pairs = [(DARTS_OPS.index(op), source) for op, source in arch[name]]
+        into = {node: [op for op, _ in pairs[2 * node - 4 : 2 * node - 2]] for node in range(2, 6)}
+        for op, source in pairs:
+            for before in into[source] if source in into else [source - 2]:
+                expected[kind, 2 + before, op] += 1
+    np.testing.assert_array_equal(DARTS.operation_pairs(arch), expected.reshape(20, 8))
+
+
 # -- all of them ----------------------------------------------------------------------------------------------------------
 
 WIDTHS = {
-    "nasbench101": {"path": 364, "trunc_path": 40, "adjacency": 21 + 15, "categorical_adjacency": 26, "continuous_adjacency": 27},
-    "nasbench201": {"path": 155, "trunc_path": 30, "adjacency": 30, "categorical_adjacency": 6, "continuous_adjacency": 7},
-    "darts": {"path": 18_724, "trunc_path": 288, "adjacency": 180, "categorical_adjacency": 32, "continuous_adjacency": 33},
+    "nasbench101": {
+        "path": 364,
+        "trunc_path": 40,
+        "adjacency": 21 + 15,
+        "categorical_adjacency": 26,
+        "continuous_adjacency": 27,
+        "operation_pairs": 16,
+    },
+    "nasbench201": {
+        "path": 155,
+        "trunc_path": 30,
+        "adjacency": 30,
+        "categorical_adjacency": 6,
+        "continuous_adjacency": 7,
+        "operation_pairs": 25,
+    },
+    "darts": {
+        "path": 18_724,
+        "trunc_path": 288,
+        "adjacency": 180,
+        "categorical_adjacency": 32,
+        "continuous_adjacency": 33,
+        "operation_pairs": 160,
+    },
 }
 
 

@@ -71,6 +71,10 @@ class SearchSpace(ABC):
         """(A,) `arch` as variables; the i-th takes the values 0 to adjacency_sizes[i] - 1. Optional."""
         raise OutOfSpaceError(f"space {self.name!r} defines no adjacency encoding; use a path encoding")
 
+    def operation_pairs(self, arch: Arch) -> NDArray[np.int64]:
+        """(k, l) how often each of k operations (or inputs) feeds directly each of l operations (or outputs). Optional."""
+        raise OutOfSpaceError(f"space {self.name!r} does not count pairs of operations; use a path encoding")
+
     def scalars(self, arch: Arch) -> tuple[float, ...]:
         """Numbers of order 1 that describe size and shape of `arch`, always equally many; they must not depend on any label."""
         cost = self.cost(arch)

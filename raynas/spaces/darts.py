@@ -340,6 +340,15 @@ class DARTSSpace(SearchSpace):
         """(32,) operation and input of each pair, in the description that the id stands for."""
         return tuple(value for cell in _cells(arch) for pair in _canonical(cell) for value in pair)
 
+    def operation_pairs(self, arch: Arch) -> NDArray[np.int64]:
+        """(20, 8) for each cell, its two inputs and its operations before its operations."""
+        counts = np.zeros((len(KINDS), 2 + len(OPS), len(OPS)), dtype=np.int64)
+        for cell, table in zip(_cells(arch), counts, strict=True):
+            for op, source in cell:
+                for feeding in [source] if source < 2 else [2 + cell[pair][0] for pair in (2 * source - 4, 2 * source - 3)]:
+                    table[feeding, op] += 1
+        return counts.reshape(-1, len(OPS))
+
     def scalars(self, arch: Arch) -> tuple[float, ...]:
         """Log cost; then for each cell the share of each operation, and number, mean and greatest length of the paths."""
         values = list(super().scalars(arch))

@@ -293,6 +293,12 @@ class NASBench101Space(SearchSpace):
         rows, ops = _padded(arch)
         return (*[rows[v] >> w & 1 for v, w in EDGES], *[CODES[op] for op in ops[1:-1]])
 
+    def operation_pairs(self, arch: Arch) -> NDArray[np.int64]:
+        """(4, 4) edges from the input and the operations to the operations and the output."""
+        codes, counts = [CODES.get(op, NUM_OPS) for op in arch["operations"]], np.zeros((NUM_OPS + 1, NUM_OPS + 1), dtype=np.int64)
+        np.add.at(counts, tuple(np.array(codes)[np.array(ends)] for ends in np.nonzero(np.array(arch["adjacency"]))), 1)
+        return counts
+
     def scalars(self, arch: Arch) -> tuple[float, ...]:
         """(13,) log parameters, log FLOPs; edges, vertices; count of each operation; operations on the longest and the shortest path,
         most 3x3 convolutions on a path; input-output edge, output in-degree, input out-degree.

@@ -140,6 +140,14 @@ class NASBench201Space(SearchSpace):
         """(6,) the index in `OPS` of each operation."""
         return _indices(arch.id)
 
+    def operation_pairs(self, arch: Arch) -> NDArray[np.int64]:
+        """(5, 5) ways of two successive edges, by their operations; `none` is an operation like any other."""
+        ops, counts = _indices(arch.id), np.zeros((len(OPS), len(OPS)), dtype=np.int64)
+        for first, (_, end) in enumerate(EDGES):
+            for second, (start, _) in enumerate(EDGES):
+                counts[ops[first], ops[second]] += end == start
+        return counts
+
     def scalars(self, arch: Arch) -> tuple[float, ...]:
         """Log cost, share of each operation; then of the paths without `none`: how many, shortest, longest, most convolutions."""
         ops = _indices(arch.id)
