@@ -33,7 +33,7 @@ class GaussianProcess:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # a length scale at its bound is an answer, too
             model.fit((inputs - shift) / scale, targets)
-        return FittedGaussianProcess(model, shift, scale)
+        return FittedGaussianProcess(model, shift, scale, float(model.log_marginal_likelihood_value_))
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,7 @@ class FittedGaussianProcess:
     model: object
     shift: NDArray[np.float64]  # (d,)
     scale: NDArray[np.float64]  # (d,)
+    evidence: float  # log marginal likelihood (Rasmussen and Williams, equation 5.8), by which fits to the same targets compare
 
     def predict(self, inputs: NDArray[np.float32]) -> Prediction:
         """Two members, mean - std and mean + std, whose mean and deviation are the posterior's; for inputs (m, d)."""
