@@ -50,7 +50,7 @@ class TrainConfig(BaseModel):
 
     arch: str | None = Field(None, description="what to train: best.json, JSON, a string of NAS-Bench-201, or a name")
     dataset: str = Field("cifar10", description="digits, cifar10, cifar100, svhn, fashion-mnist, folder:PATH or module:function")
-    recipe: str | None = Field(None, description="how to train; without it, as the publication of the search space does")
+    recipe: str | None = Field(None, description="how to train; without it, as the publication of the search space does; digits: quick")
     epochs: int | None = Field(None, gt=0, description="without it, those of the recipe")
     batch_size: int | None = Field(None, gt=1, description="of all workers together; without it, that of the recipe")
     label_smoothing: float | None = Field(None, ge=0, lt=1, description="without it, that of the recipe")
@@ -161,7 +161,7 @@ def train(config: TrainConfig, out: Path, resume: bool = False) -> int:
     """Trains to the end, or until Ctrl-C; returns the exit code."""
     assert config.arch is not None
     console, team, arch = Console(), _team(config), read_arch(config.arch)
-    recipe = make_recipe(config.recipe, arch.space)
+    recipe = make_recipe(config.recipe, arch.space, config.dataset)
     if config.label_smoothing is not None:
         recipe = replace(recipe, label_smoothing=config.label_smoothing)
     check_shares(config.batch_size or recipe.batch_size, config.workers)

@@ -318,7 +318,8 @@ def test_rmsprop_is_the_one_of_tensorflow() -> None:
 
 def test_recipes_know_their_spaces() -> None:
     assert make_recipe(None, "nasbench101").optimizer == "rmsprop"
-    assert make_recipe(None, "darts").epochs == 600
+    assert make_recipe(None, "darts", "cifar10").epochs == 600
+    assert make_recipe(None, "darts", "digits").name == "quick"
     with pytest.raises(ConfigError, match="no recipe trains"):
         make_recipe(None, "own")
     assert all(make_recipe("quick", space).name == "quick" for space in ("nasbench101", "nasbench201", "darts"))

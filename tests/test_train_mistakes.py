@@ -51,7 +51,7 @@ def run(*arguments: object) -> int:
         (["--arch", STRING, *QUICK, "--address", "127.0.0.1:1"], "no Ray cluster answers at 127.0.0.1:1"),
         (["--arch", STRING, *QUICK, "--export", "onx"], "unknown export format 'onx'; did you mean 'onnx'"),
         (["--arch", STRING, *QUICK, "--label-smoothing", "1"], "label_smoothing = 1"),
-        (["--arch", "DARTS_V2", "--dataset", "digits"], "the auxiliary head needs a feature map"),
+        (["--arch", "DARTS_V2", "--dataset", "digits", "--recipe", "darts-final"], "the auxiliary head needs a feature map"),
         (["--resume", "nowhere"], "nowhere/config.json does not exist"),
     ],
 )

@@ -150,7 +150,8 @@ def test_a_plan_has_the_epochs_of_the_recipe() -> None:
 
 def test_a_search_has_its_own_recipes() -> None:
     assert search_recipe(None, "darts").name == "darts-search"
-    assert search_recipe(None, "nasbench101").name == "nasbench101"
+    assert search_recipe(None, "nasbench101", "cifar10").name == "nasbench101"
+    assert search_recipe(None, "darts", "digits").name == "quick"
     with pytest.raises(UnknownNameError):
         search_recipe("fast", "darts")
     with pytest.raises(ConfigError):

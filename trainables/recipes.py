@@ -104,16 +104,19 @@ RECIPES: dict[str, Recipe] = {
 }
 DEFAULTS = {"nasbench101": "nasbench101", "nasbench201": "nasbench201", "darts": "darts-final"}  # by space
 
+FOR_DATASETS = {"digits": "quick"}  # what to do with those that no publication trains on
 
-def make_recipe(name: str | None, space: str) -> Recipe:
-    """The recipe `name`, or without one that of the publication of `space`.
+
+def make_recipe(name: str | None, space: str, dataset: str | None = None) -> Recipe:
+    """The recipe `name`, or without one that for `dataset`, or else that of the publication of `space`.
 
     Raises:
         UnknownNameError: no such recipe.
         ConfigError: it is for other spaces, or `space` has none.
     """
     fitting = [known for known, recipe in RECIPES.items() if space in recipe.networks]
-    name = DEFAULTS.get(space) if name is None else name
+    if name is None:
+        name = FOR_DATASETS.get(dataset or "") or DEFAULTS.get(space)
     if name is None:
         raise ConfigError(f"no recipe trains architectures of space {space!r}; there are recipes for {', '.join(DEFAULTS)}")
     if name not in RECIPES:

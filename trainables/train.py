@@ -15,7 +15,7 @@ from trainables.base import Plan
 from trainables.data import Data, load
 from trainables.networks import make_network
 from trainables.progress import dumped
-from trainables.recipes import Recipe, make_recipe
+from trainables.recipes import FOR_DATASETS, Recipe, make_recipe
 from trainables.training import Trainer, make_device
 
 SEARCH_RECIPES = {"darts": "darts-search"}  # by space, where it is another than that of the final training
@@ -23,14 +23,14 @@ SEARCH_RECIPES = {"darts": "darts-search"}  # by space, where it is another than
 _load = lru_cache(maxsize=1)(load)  # one process runs many trials
 
 
-def search_recipe(name: str | None, space: str) -> Recipe:
-    """The recipe `name`, or without one that with which the publication searches `space`.
+def search_recipe(name: str | None, space: str, dataset: str | None = None) -> Recipe:
+    """The recipe `name`, or without one that for `dataset`, or else that with which the publication searches `space`.
 
     Raises:
         UnknownNameError: no such recipe.
         ConfigError: it is for other spaces, or holds no validation images out.
     """
-    recipe = make_recipe(name or SEARCH_RECIPES.get(space), space)
+    recipe = make_recipe(SEARCH_RECIPES.get(space) if name is None and dataset not in FOR_DATASETS else name, space, dataset)
     if not recipe.validation:
         raise ConfigError(f"recipe {recipe.name!r} holds no validation images out, so nothing tells architectures apart in a search")
     return recipe
@@ -46,8 +46,8 @@ class TrainTrial(Trainable):  # type: ignore[misc]  # ray has no types
 
     Config: `arch` (the form of `Arch.to_config`), `space`, `space_options` ({}), `dataset` (see `trainables.data.load`), `max_epochs`
     (None: those of the recipe; the learning rate falls to 0 over them), `seed` (0: of the validation images and of the training, the
-    same for all trials), `recipe` (None: that of the publication), `data_dir` (None: ~/.cache/raynas), `batch_size` (None: that of the
-    recipe) and `device` ("auto"). A trial has its own working directory, so paths must be absolute.
+    same for all trials), `recipe` (None: that of the publication, for digits `quick`), `data_dir` (None: ~/.cache/raynas), `batch_size`
+    (None: that of the recipe) and `device` ("auto"). A trial has its own working directory, so paths must be absolute.
 
     Each report has `epoch`, `valid_accuracy`, `test_accuracy` (None: a search must not see it), `train_loss`, `train_seconds` (of all
     epochs so far), `parameters`, `flops` and `warning` (None, or a line for the user); the last one has `done`. A trial that runs out
@@ -83,7 +83,7 @@ class TrainTrial(Trainable):  # type: ignore[misc]  # ray has no types
             torch.device("cpu" if device == "auto" else device)
         except RuntimeError as error:  # whether it is there, only the machine of the trial knows
             raise ConfigError(f"there is no device {device!r}; allowed: auto, cpu, cuda, cuda:0, ...") from error
-        chosen = search_recipe(recipe, space)
+        chosen = search_recipe(recipe, space, dataset)
         data = _data({"dataset": dataset, "seed": seed, "data_dir": data_dir}, chosen)
         arch = make_space(space, space_options).sample(np.random.default_rng(seed))
         make_network(arch, data.classes, data.image_size, data.channels, **chosen.networks[space])
@@ -91,7 +91,7 @@ class TrainTrial(Trainable):  # type: ignore[misc]  # ray has no types
 
     def setup(self, config: dict[str, Any]) -> None:
         self._settings = config
-        self._recipe = search_recipe(config.get("recipe"), config["space"])
+        self._recipe = search_recipe(config.get("recipe"), config["space"], config["dataset"])
         self._arch = make_space(config["space"], config.get("space_options")).from_config(config["arch"])
         self._warning: str | None = None  # of the next report
         self._make_trainer(micro_batches=1)
