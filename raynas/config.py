@@ -30,7 +30,7 @@ class RunConfig(BaseModel):
     searcher_options: dict[str, Any] = Field(default_factory=dict, description="settings of the search method")
     scheduler: str = Field("fifo", description="Tune scheduler that stops bad trials early: fifo (stops none), asha, hyperband or median")
     scheduler_options: dict[str, Any] = Field(default_factory=dict, description="settings of the scheduler")
-    trials: int = Field(150, gt=0, description="architectures to evaluate")
+    trials: int = Field(150, gt=0, description="architectures to evaluate; of one-shot searches the seeds, 4 unless given")
     max_epochs: int | None = Field(None, gt=0, description="epochs of a full evaluation; without it, what the table or the recipe has")
     concurrency: int | None = Field(None, gt=0, description="trials at once; without it, as many as the cluster has room for")
     cpus_per_trial: float = Field(1.0, ge=0, allow_inf_nan=False, description="CPU cores for one trial")

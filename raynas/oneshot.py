@@ -28,6 +28,7 @@ from trainables import TRAINABLES
 FILE, FOLDER = "oneshot.json", "oneshot"  # in the run folder: results, and what Tune writes while the searches run
 
 _LINE_SECONDS = 10.0  # between two lines about a search under way
+SEEDS = 4  # searches unless told otherwise, as in Liu et al. 2019, https://arxiv.org/abs/1806.09055, section 3.2
 
 
 def is_oneshot(trainable: str) -> bool:

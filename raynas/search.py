@@ -27,7 +27,7 @@ from raynas.command import DONE, FAILED, INTERRUPTED, Parser, add_flags, run_com
 from raynas.config import RESUMABLE, RunConfig, assign, make_config, provenance, read_yaml
 from raynas.display import Display, percent
 from raynas.errors import ConfigError, ResultsError, ResumeError
-from raynas.oneshot import OneShot, is_oneshot
+from raynas.oneshot import SEEDS, OneShot, is_oneshot
 from raynas.recorder import METRIC, Recorder
 from raynas.registry import check_options, resolve
 from raynas.results import Tables
@@ -62,6 +62,8 @@ def _main(argv: Sequence[str] | None) -> int:
     console = Console()
     if folder is None:
         config = make_config(given, RunConfig)
+        if is_oneshot(config.trainable) and "trials" not in given:
+            config = config.model_copy(update={"trials": SEEDS})
         uri = config.out or _new_folder(config)
         if results.exists(uri, "config.json") or results.exists(uri, "parts"):
             raise ResultsError(f"{uri} already holds a run; go on with it by --resume {uri}, or choose another --out")

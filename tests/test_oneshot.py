@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from raynas import results
+from raynas import results, search
 from raynas.config import RunConfig
 from raynas.errors import RaynasError, ResumeError
 from raynas.oneshot import OneShot, is_oneshot
@@ -353,3 +354,22 @@ def test_options_are_checked_in_a_plan_too() -> None:
     with pytest.raises(RaynasError, match="unknown data set"):
         DartsTrial.plan(space="darts", dataset="digit", seed=0)
     assert RandomTrial.plan(space="darts", dataset="test_oneshot:few", seed=0, channels=2, layers=3, epochs=3, rounds=2).max_epochs == 5
+
+
+def test_searches_of_digits_are_small_unless_told_otherwise() -> None:
+    assert RandomTrial.plan(space="darts", dataset="digits", seed=0).max_epochs == 10 + 1
+    assert RandomTrial.plan(space="darts", dataset="digits", seed=0, epochs=3, rounds=2).max_epochs == 5
+    assert DartsTrial.plan(space="darts", dataset="test_oneshot:few", seed=0, channels=2, layers=3).max_epochs == 50
+
+
+@pytest.mark.parametrize(("flags", "trials"), [([], 4), (["--trials", "7"], 7), (["--trainable", "train"], 150)])
+def test_there_are_four_seeds_unless_told_otherwise(flags: list[str], trials: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+
+    def run(config: RunConfig, *_: Any) -> Any:
+        seen.append(config.trials)
+        return SimpleNamespace(run=lambda: 0)
+
+    monkeypatch.setattr(search, "Search", run)
+    assert main([*FLAGS, *flags]) == 0
+    assert seen == [trials]

@@ -6,6 +6,7 @@ n: images, c: channels, h and w: height and width in pixels.
 import json
 import time
 from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from math import cos, isfinite, pi
 from pathlib import Path
@@ -118,6 +119,10 @@ class RandomOptions(Options):
         return self.epochs + self.rounds
 
 
+# What the options are for images that no publication searches on, as `trainables.recipes.FOR_DATASETS`.
+FOR_DATASETS = {"digits": {"epochs": 10, "channels": 4, "layers": 3, "rounds": 1, "samples": 200}}
+
+
 class Batch(NamedTuple):
     """Images to train on."""
 
@@ -129,8 +134,8 @@ class OneShotTrial(Trainable):  # type: ignore[misc]  # ray has no types
     """One step is one epoch; methods differ in what they do before a step of the weights, and in how they choose.
 
     Config: `dataset` (see `trainables.data.load`), `seed` (0: of the validation images, the weights and all else that is random), `space`
-    ("darts"), `space_options` ({}), and the fields of the class's `Options`. A trial has its own working directory, so paths must be
-    absolute.
+    ("darts"), `space_options` ({}), and the fields of the class's `Options`, which are small for digits unless given. A trial has its
+    own working directory, so paths must be absolute.
 
     Each report has `epoch`, `train_loss`, `valid_accuracy` (of the supernet as it is; it does not tell how good the cell is when it is
     trained alone), `arch` (the cell as JSON text, or None before one is chosen), `train_seconds` (of all epochs so far) and `warning`
@@ -146,13 +151,19 @@ class OneShotTrial(Trainable):  # type: ignore[misc]  # ray has no types
         if space != "darts":
             raise ConfigError(f"one-shot searches know the space 'darts' alone, not {space!r}; add --space darts")
         make_space(space, space_options)
-        chosen = cls.Options(**options)
+        chosen = cls._chosen(dataset, options)
         _supernet(chosen, _data(chosen, dataset, seed))
         make_device(chosen.device)
         return Plan(chosen.steps)
 
+    @classmethod
+    def _chosen(cls, dataset: str, given: Mapping[str, Any]) -> Any:
+        """The `Options` that `given` holds among other things; what it leaves out is chosen for `dataset`, or else as published."""
+        values = {**FOR_DATASETS.get(dataset, {}), **given}
+        return cls.Options(**{f.name: values[f.name] for f in fields(cls.Options) if f.name in values})
+
     def setup(self, config: dict[str, Any]) -> None:
-        self._options = self.Options(**{f.name: config[f.name] for f in fields(self.Options) if f.name in config})
+        self._options = self._chosen(config["dataset"], config)
         self._seed, self._dataset = config.get("seed", 0), config["dataset"]
         self._space = make_space(config.get("space", "darts"), config.get("space_options"))
         options, self._device = self._options, make_device(self._options.device)
