@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from ray import tune
 
 from raynas import results
 from raynas.errors import ConfigError, RaynasError, ResumeError, UnknownNameError
@@ -15,7 +16,7 @@ from raynas.registry import resolve
 from raynas.spaces import make_space
 from trainables import TRAINABLES
 from trainables.train import TrainTrial, search_recipe
-from trainables.training import Trainer
+from trainables.training import Trainer, limit_threads
 
 SPACE = make_space("nasbench201")
 STRING = "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|skip_connect~0|nor_conv_3x3~1|nor_conv_3x3~2|"
@@ -171,3 +172,17 @@ def test_a_search_trains(tmp_path: Path) -> None:
     assert all(row["valid_accuracy"] > 0 and row["test_accuracy"] is None and row["parameters"] > 0 for row in trials)
     best = json.loads((tmp_path / "run" / "best.json").read_text())
     assert best["valid_accuracy"] == max(row["valid_accuracy"] for row in trials)
+
+
+def test_a_trial_has_as_many_threads_as_cpus() -> None:
+    threads = torch.get_num_threads()
+    try:
+        for before, cpus, after in ((4, 1.0, 1), (4, 2.0, 2), (4, 0.5, 1), (1, 2.0, 1)):
+            torch.set_num_threads(before)
+            limit_threads(tune.PlacementGroupFactory([{"CPU": cpus, "GPU": 0.5}]))
+            assert torch.get_num_threads() == after
+        torch.set_num_threads(4)
+        limit_threads(None)  # not a trial
+        assert torch.get_num_threads() == 4
+    finally:
+        torch.set_num_threads(threads)

@@ -27,7 +27,7 @@ from trainables.bilevel import second_order_gradients
 from trainables.data import Data, load
 from trainables.networks.supernet import Supernet
 from trainables.splits import StreamedSplit
-from trainables.training import Normalize, TrainingError, make_device
+from trainables.training import Normalize, TrainingError, limit_threads, make_device
 
 FORMAT = 1  # of a checkpoint
 
@@ -163,6 +163,7 @@ class OneShotTrial(Trainable):  # type: ignore[misc]  # ray has no types
         return cls.Options(**{f.name: values[f.name] for f in fields(cls.Options) if f.name in values})
 
     def setup(self, config: dict[str, Any]) -> None:
+        limit_threads(self.trial_resources)
         self._options = self._chosen(config["dataset"], config)
         self._seed, self._dataset = config.get("seed", 0), config["dataset"]
         self._space = make_space(config.get("space", "darts"), config.get("space_options"))

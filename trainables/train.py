@@ -16,7 +16,7 @@ from trainables.data import Data, load
 from trainables.networks import make_network
 from trainables.progress import dumped
 from trainables.recipes import FOR_DATASETS, Recipe, make_recipe
-from trainables.training import Trainer, make_device
+from trainables.training import Trainer, limit_threads, make_device
 
 SEARCH_RECIPES = {"darts": "darts-search"}  # by space, where it is another than that of the final training
 
@@ -90,6 +90,7 @@ class TrainTrial(Trainable):  # type: ignore[misc]  # ray has no types
         return Plan(chosen.epochs if max_epochs is None else max_epochs)
 
     def setup(self, config: dict[str, Any]) -> None:
+        limit_threads(self.trial_resources)
         self._settings = config
         self._recipe = search_recipe(config.get("recipe"), config["space"], config["dataset"])
         self._arch = make_space(config["space"], config.get("space_options")).from_config(config["arch"])
