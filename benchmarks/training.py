@@ -23,7 +23,6 @@ from torch import Tensor, nn
 
 from raynas.arch import Arch
 from raynas.spaces.darts import GENOTYPES, DARTSSpace
-from trainables.augmentation import cutout, random_crop, random_flip
 from trainables.data import Data, Split
 from trainables.networks.operations import memory_format
 from trainables.networks.supernet import Supernet
@@ -131,7 +130,7 @@ def held(network: nn.Module, images: Tensor) -> float:
 def measure_pieces(table: Table, plain: PlainTraining, trainer: Trainer) -> None:
     """One batch: what each piece of a training step, and an evaluation, takes."""
     recipe, device, train = trainer.recipe, trainer.device, trainer.data.train.to(trainer.device)
-    generator, layout = torch.Generator(device).manual_seed(0), memory_format(trainer.network, trainer.device)
+    generator = torch.Generator(device).manual_seed(0)
 
     def plain_input() -> tuple[Tensor, Tensor]:
         items = [plain.train[i] for i in range(recipe.batch_size)]
@@ -140,13 +139,10 @@ def measure_pieces(table: Table, plain: PlainTraining, trainer: Trainer) -> None
 
     def our_input() -> tuple[Tensor, Tensor]:
         batch = torch.randperm(len(train), generator=generator, device=device)[: recipe.batch_size]
-        images = random_flip(random_crop(train.images[batch], recipe.padding, generator), generator)
-        images = trainer.normalize(images)
-        images = cutout(images, recipe.cutout, generator) if recipe.cutout else images
-        return images.contiguous(memory_format=layout), train.labels[batch]
+        return trainer._formatted(trainer._augmented(train.images[batch], generator)), train.labels[batch]
 
     def our_loss(images: Tensor, labels: Tensor) -> Tensor:
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda" and torch.cuda.is_bf16_supported()):
+        with trainer._autocast():
             outputs = trainer.network(images)
             logits, extra = outputs if isinstance(outputs, tuple) else (outputs, None)
             loss = F.cross_entropy(logits, labels)

@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +44,8 @@ class DyingTrial(LoggedTrial):
     def step(self) -> dict[str, Any]:
         assert self._trainer is not None
         if self._trainer.epoch == 3:
-            try:
+            with suppress(FileExistsError):  # another one died
                 Path(os.environ[LOG] + "-died").touch(exist_ok=False)
-            except FileExistsError:
-                pass
-            else:
                 os.kill(os.getpid(), signal.SIGKILL)
         return super().step()
 

@@ -103,12 +103,12 @@ RECIPES: dict[str, Recipe] = {
     "quick": QUICK,
 }
 DEFAULTS = {"nasbench101": "nasbench101", "nasbench201": "nasbench201", "darts": "darts-final"}  # by space
-
+SEARCH_DEFAULTS = DEFAULTS | {"darts": "darts-search"}
 FOR_DATASETS = {"digits": "quick"}  # what to do with those that no publication trains on
 
 
-def make_recipe(name: str | None, space: str, dataset: str | None = None) -> Recipe:
-    """The recipe `name`, or without one that for `dataset`, or else that of the publication of `space`.
+def make_recipe(name: str | None, space: str, dataset: str | None = None, defaults: Mapping[str, str] = DEFAULTS) -> Recipe:
+    """The recipe `name`, or without one that for `dataset`, or else that for `space` among `defaults`.
 
     Raises:
         UnknownNameError: no such recipe.
@@ -116,7 +116,7 @@ def make_recipe(name: str | None, space: str, dataset: str | None = None) -> Rec
     """
     fitting = [known for known, recipe in RECIPES.items() if space in recipe.networks]
     if name is None:
-        name = FOR_DATASETS.get(dataset or "") or DEFAULTS.get(space)
+        name = FOR_DATASETS.get(dataset or "") or defaults.get(space)
     if name is None:
         raise ConfigError(f"no recipe trains architectures of space {space!r}; there are recipes for {', '.join(DEFAULTS)}")
     if name not in RECIPES:

@@ -15,10 +15,8 @@ from trainables.base import Plan
 from trainables.data import Data, load
 from trainables.networks import make_network
 from trainables.progress import dumped
-from trainables.recipes import FOR_DATASETS, Recipe, make_recipe
+from trainables.recipes import SEARCH_DEFAULTS, Recipe, make_recipe
 from trainables.training import Trainer, limit_threads, make_device
-
-SEARCH_RECIPES = {"darts": "darts-search"}  # by space, where it is another than that of the final training
 
 _load = lru_cache(maxsize=1)(load)  # one process runs many trials
 
@@ -30,7 +28,7 @@ def search_recipe(name: str | None, space: str, dataset: str | None = None) -> R
         UnknownNameError: no such recipe.
         ConfigError: it is for other spaces, or holds no validation images out.
     """
-    recipe = make_recipe(SEARCH_RECIPES.get(space) if name is None and dataset not in FOR_DATASETS else name, space, dataset)
+    recipe = make_recipe(name, space, dataset, SEARCH_DEFAULTS)
     if not recipe.validation:
         raise ConfigError(f"recipe {recipe.name!r} holds no validation images out, so nothing tells architectures apart in a search")
     return recipe

@@ -295,8 +295,10 @@ class NASBench101Space(SearchSpace):
 
     def operation_pairs(self, arch: Arch) -> NDArray[np.int64]:
         """(4, 4) edges from the input and the operations to the operations and the output."""
-        codes, counts = [CODES.get(op, NUM_OPS) for op in arch["operations"]], np.zeros((NUM_OPS + 1, NUM_OPS + 1), dtype=np.int64)
-        np.add.at(counts, tuple(np.array(codes)[np.array(ends)] for ends in np.nonzero(np.array(arch["adjacency"]))), 1)
+        codes = np.array([CODES.get(op, NUM_OPS) for op in arch["operations"]])
+        starts, ends = np.nonzero(arch["adjacency"])
+        counts = np.zeros((NUM_OPS + 1, NUM_OPS + 1), dtype=np.int64)
+        np.add.at(counts, (codes[starts], codes[ends]), 1)
         return counts
 
     def scalars(self, arch: Arch) -> tuple[float, ...]:
