@@ -100,21 +100,22 @@ class BananasSearch(ArchSearcher):
     def recommend(self) -> Arch | None:
         """The evaluated architecture with the best mean of observed and predicted log error: the best observed one is often the luckiest.
 
-        The predictions are those of a Gaussian process, which learns from the results how noisy they are, and by marginal likelihood how
-        much the weights of the encoding count. What it takes for noise may be the architecture's own: half of it counts as such.
-        Without enough results it is the best observed one.
+        The predictions are those of a Gaussian process of the ranks, which bad architectures cannot stretch; it learns from the results how
+        noisy they are, and by marginal likelihood how much the weights of the encoding count. What it takes for noise may be the
+        architecture's own: half of it counts as such. Without enough results it is the best observed one.
         """
         archs, values = self.history.targets()
         best = np.argsort(-values, kind="stable")[:_JUDGED]
-        archs = [archs[i] for i in best]
+        archs, values = [archs[i] for i in best], values[best]
         finished = [i for i, arch in enumerate(archs) if self.history.observed[arch.id].status == "finished"]
         if len(finished) < 2 * self.num_initial:
             return super().recommend()
-        inputs, observed = encode(self.encoding, self.space, archs), TARGETS["log_error"](values[best]).values
+        inputs, ranks = encode(self.encoding, self.space, archs), TARGETS["rank_gauss"](values)
         powers = (0.0, 0.5, 1.0, 1.5) if self.weights.min() < 1 else (1.0,)
-        fits = [GaussianProcess().fit(inputs, observed, 0, self.weights**power) for power in powers]
-        predicted = max(fits, key=lambda fitted: fitted.evidence).predict(inputs).mean
-        return archs[max(finished, key=lambda i: float(observed[i] + predicted[i]))]
+        fits = [GaussianProcess().fit(inputs, ranks.values, 0, self.weights**power) for power in powers]
+        predicted = ranks.inverse(max(fits, key=lambda fitted: fitted.evidence).predict(inputs).mean)
+        observed_and_predicted = TARGETS["log_error"](np.stack([values, predicted])).values  # (2, n)
+        return archs[max(finished, key=lambda i: float(observed_and_predicted[:, i].mean()))]
 
     def stopgap(self, history: History, rng: np.random.Generator) -> Arch | None:
         """A mutation of one of the best, without asking the model."""
