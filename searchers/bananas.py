@@ -25,12 +25,12 @@ class BananasSearch(ArchSearcher):
 
     Each fit starts from scratch on everything observed (algorithm 1 of the paper). The defaults differ from the paper's where
     measurements said so: inputs count paths and add cost and shape, candidates descend from the best ten instead of the best,
-    and the target is the rank.
+    and the target is the rank or the logarithm of the error, by turns at random: what one misjudges, the other may not.
 
     Args:
         encoding: names of raynas.encodings.ENCODINGS joined by `+`; `path` is the paper's.
         predictor, predictor_options: one of raynas.predictors.PREDICTORS and its settings.
-        target: one of raynas.targets.TARGETS.
+        target: names of raynas.targets.TARGETS joined by `+`, of which each fit draws one.
         acquisition: one of raynas.acquisition.ACQUISITIONS; `its` is the paper's.
         pool: candidates over which the acquisition function is maximised.
         parents: best observed architectures that are mutated.
@@ -49,7 +49,7 @@ class BananasSearch(ArchSearcher):
         encoding: str = "trunc_path_counts*0.15+scalars",
         predictor: str = "mlp",
         predictor_options: dict[str, Any] | None = None,
-        target: str = "rank_gauss",
+        target: str = "rank_gauss+log_error",
         acquisition: str = "its",
         pool: int = 200,
         parents: int = 10,
@@ -65,7 +65,7 @@ class BananasSearch(ArchSearcher):
             raise ConfigError("pool, parents and patience must be at least 1, random_share between 0 and 1, and rates positive")
         self.encoding, self.weights = encoding, feature_weights(encoding, self.space)  # what cannot be encoded fails here, not in the run
         self.predictor = make_predictor(predictor, predictor_options)
-        self.target = resolve(TARGETS, target, "target")
+        self.targets = [resolve(TARGETS, name, "target") for name in target.split("+")]
         self.acquisition = resolve(ACQUISITIONS, acquisition, "acquisition function")
         self.climbs, self.exploration, self.patience = climbs, exploration, patience
         self.pool, self.parents, self.rates, self.random_share = pool, parents, tuple(rates), random_share
@@ -79,7 +79,7 @@ class BananasSearch(ArchSearcher):
         pool = candidates(self.space, history, rng, size, self.parents, self.rates, random_share)
         if not archs or not pool:
             return Proposal(pool[:count])
-        target = self.target(values)
+        target = self.targets[rng.integers(len(self.targets))](values)
         fitted = self.predictor.fit(encode(self.encoding, self.space, archs), target.values, int(rng.integers(2**31)), self.weights)
         members = fitted.predict(encode(self.encoding, self.space, pool)).members  # (k, m)
         known = {*history.observed, *history.pending, *(arch.id for arch in pool)}

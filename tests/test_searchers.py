@@ -265,6 +265,7 @@ def test_bananas_proposes_the_best_of_the_pool() -> None:
         ({"predictor": "forest"}, UnknownNameError, "unknown predictor 'forest'"),
         ({"predictor_options": {"layer": 2}}, UnknownNameError, "did you mean 'layers'"),
         ({"target": "ranks"}, UnknownNameError, "unknown target 'ranks'"),
+        ({"target": "rank_gauss+log"}, UnknownNameError, "unknown target 'log'"),
         ({"acquisition": "lcb"}, UnknownNameError, "unknown acquisition function 'lcb'"),
         ({"pool": 0}, ConfigError, "pool, parents and patience"),
         ({"parents": 0}, ConfigError, "pool, parents and patience"),

@@ -1,4 +1,4 @@
-"""BANANAS leaves a local optimum: without a new best for long, it looks everywhere."""
+"""What keeps BANANAS from local optima: targets that change from fit to fit, and random pools after long without a new best."""
 
 from typing import Any
 
@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import searchers.bananas
+from raynas import targets
 from raynas.candidates import candidates
 from raynas.history import History, Observation
 from raynas.spaces import make_space
@@ -33,3 +34,21 @@ def test_after_patience_evaluations_without_a_new_best_some_pools_are_random(
     for _ in range(20):
         searcher.propose(history, rng, 5)
     assert set(drawn) == shares
+
+
+def test_fits_learn_ranks_and_log_errors_by_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    space, rng, history = make_space("nasbench201"), np.random.default_rng(0), History()
+    for i in range(8):
+        history.add(Observation(space.sample(rng), "finished", ((200.0, 0.6 + 0.02 * i**2 / 5),)))
+    searcher = BananasSearch(space, metric="m", mode="max", pool=40, predictor_options={"members": 2, "layers": 1, "width": 4, "epochs": 1})
+    fit, learned = searcher.predictor.fit, []
+
+    def record(inputs: Any, values: Any, *args: Any) -> Any:
+        learned.append(tuple(values))
+        return fit(inputs, values, *args)
+
+    monkeypatch.setattr(type(searcher.predictor), "fit", lambda _, *args: record(*args))
+    for _ in range(20):
+        searcher.propose(history, rng, 5)
+    values = history.targets()[1]
+    assert set(learned) == {tuple(targets.rank_gauss(values).values), tuple(targets.log_error(values).values)}
