@@ -114,8 +114,8 @@ class BananasSearch(ArchSearcher):
         powers = (0.0, 0.5, 1.0, 1.5) if self.weights.min() < 1 else (1.0,)
         fits = [GaussianProcess().fit(inputs, ranks.values, 0, self.weights**power) for power in powers]
         predicted = ranks.inverse(max(fits, key=lambda fitted: fitted.evidence).predict(inputs).mean)
-        observed_and_predicted = TARGETS["log_error"](np.stack([values, predicted])).values  # (2, n)
-        return archs[max(finished, key=lambda i: float(observed_and_predicted[:, i].mean()))]
+        merit = TARGETS["log_error"](np.stack([values, predicted])).values.mean(axis=0)  # (n,)
+        return archs[max(finished, key=lambda i: float(merit[i]))]
 
     def stopgap(self, history: History, rng: np.random.Generator) -> Arch | None:
         """A mutation of one of the best, without asking the model."""

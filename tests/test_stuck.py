@@ -9,8 +9,11 @@ import searchers.bananas
 from raynas import targets
 from raynas.candidates import candidates
 from raynas.history import History, Observation
+from raynas.predictors.mlp import MLPEnsemble
 from raynas.spaces import make_space
 from searchers import BananasSearch
+
+QUICK = {"members": 2, "layers": 1, "width": 4, "epochs": 1}
 
 
 @pytest.mark.parametrize(("since", "shares"), [(29, {0.0}), (30, {0.0, 1.0})])
@@ -29,8 +32,7 @@ def test_after_patience_evaluations_without_a_new_best_some_pools_are_random(
         return candidates(*args)
 
     monkeypatch.setattr(searchers.bananas, "candidates", record)
-    quick = {"members": 2, "layers": 1, "width": 4, "epochs": 1}
-    searcher = BananasSearch(space, metric="m", mode="max", pool=40, predictor_options=quick)
+    searcher = BananasSearch(space, metric="m", mode="max", pool=40, predictor_options=QUICK)
     for _ in range(20):
         searcher.propose(history, rng, 5)
     assert set(drawn) == shares
@@ -40,14 +42,14 @@ def test_fits_learn_ranks_and_log_errors_by_turns(monkeypatch: pytest.MonkeyPatc
     space, rng, history = make_space("nasbench201"), np.random.default_rng(0), History()
     for i in range(8):
         history.add(Observation(space.sample(rng), "finished", ((200.0, 0.6 + 0.02 * i**2 / 5),)))
-    searcher = BananasSearch(space, metric="m", mode="max", pool=40, predictor_options={"members": 2, "layers": 1, "width": 4, "epochs": 1})
-    fit, learned = searcher.predictor.fit, []
+    searcher = BananasSearch(space, metric="m", mode="max", pool=40, predictor_options=QUICK)
+    fit, learned = MLPEnsemble.fit, []
 
-    def record(inputs: Any, values: Any, *args: Any) -> Any:
+    def record(predictor: MLPEnsemble, inputs: Any, values: Any, *args: Any) -> Any:
         learned.append(tuple(values))
-        return fit(inputs, values, *args)
+        return fit(predictor, inputs, values, *args)
 
-    monkeypatch.setattr(type(searcher.predictor), "fit", lambda _, *args: record(*args))
+    monkeypatch.setattr(MLPEnsemble, "fit", record)
     for _ in range(20):
         searcher.propose(history, rng, 5)
     values = history.targets()[1]
