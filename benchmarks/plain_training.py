@@ -17,7 +17,7 @@ from torchvision import transforms
 
 from raynas.arch import Arch
 from raynas.spaces.darts import OPS
-from trainables.recipes import Recipe
+from trainables.learning.recipes import Recipe
 
 CLASSES, MEAN, STD = 10, 0.5, 0.29  # of random images
 

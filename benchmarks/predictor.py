@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from raynas.encodings import encode
-from raynas.predictors.mlp import MLPEnsemble
+from raynas.model.encodings import encode
+from raynas.model.predictors.mlp import MLPEnsemble
 from raynas.spaces import make_space
 from searchers import BananasSearch
 

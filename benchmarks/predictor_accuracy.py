@@ -14,12 +14,12 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from raynas.arch import Arch
-from raynas.candidates import random_archs
-from raynas.encodings import encode, feature_weights
-from raynas.predictors import Predictor, make_predictor
-from raynas.ranks import spearman
+from raynas.model.candidates import random_archs
+from raynas.model.encodings import encode, feature_weights
+from raynas.model.predictors import Predictor, make_predictor
+from raynas.model.ranks import spearman
+from raynas.model.targets import TARGETS
 from raynas.spaces import make_space
-from raynas.targets import TARGETS
 from searchers import BananasPaperSearch, BananasSearch
 
 SIZES = (20, 100, 200, 500)

@@ -12,7 +12,7 @@ import time
 
 import numpy as np
 
-from raynas.candidates import random_archs
+from raynas.model.candidates import random_archs
 from raynas.spaces import make_space
 from searchers import BananasSearch
 

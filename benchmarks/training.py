@@ -23,11 +23,11 @@ from torch import Tensor, nn
 
 from raynas.arch import Arch
 from raynas.spaces.darts import GENOTYPES, DARTSSpace
-from trainables.data import Data, Split
-from trainables.networks.operations import memory_format
-from trainables.networks.supernet import Supernet
-from trainables.recipes import RECIPES
-from trainables.training import Trainer, make_device
+from trainables.learning.data import Data, Split
+from trainables.learning.networks.operations import memory_format
+from trainables.learning.networks.supernet import Supernet
+from trainables.learning.recipes import RECIPES
+from trainables.learning.trainer import Trainer, make_device
 
 
 @dataclass(frozen=True)

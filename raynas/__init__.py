@@ -8,7 +8,7 @@ from typing import Any
 
 _HOMES = {
     "Arch": "raynas.arch",
-    "ENCODINGS": "raynas.encodings",
+    "ENCODINGS": "raynas.model.encodings",
     "History": "raynas.history",
     "RaynasError": "raynas.errors",
     "RunConfig": "raynas.config",

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Sequence
 
-from raynas.command import BAD_USAGE, DONE
+from raynas.cli import BAD_USAGE, DONE
 from raynas.errors import UnknownNameError
 from raynas.registry import resolve
 

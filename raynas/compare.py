@@ -24,13 +24,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table as PrintedTable
 
-from raynas import results
-from raynas.command import DONE, Parser, add_flags, run_command
+from raynas import storage
+from raynas.cli import DONE, Parser, add_flags, run_command
 from raynas.config import assign, make_config, provenance, read_yaml
 from raynas.errors import ConfigError
-from raynas.recorder import METRIC
 from raynas.registry import resolve
-from raynas.schedulers import SCHEDULERS, make_scheduler
+from raynas.run.recorder import METRIC
+from raynas.run.schedulers import SCHEDULERS, make_scheduler
 from raynas.simulate import SimulatedResult, Simulation
 from raynas.spaces import make_space
 from raynas.tables import Table, open_table
@@ -140,12 +140,12 @@ def _claim(config: CompareConfig) -> None:
         ConfigError: it holds another comparison.
     """
     mine = {key: value for key, value in config.model_dump().items() if key not in _EXTENDABLE}
-    if results.exists(config.out, "config.json"):
-        theirs = results.read_json(config.out, "config.json").get("config", {})
+    if storage.exists(config.out, "config.json"):
+        theirs = storage.read_json(config.out, "config.json").get("config", {})
         for key, value in mine.items():
             if theirs.get(key) != value:
                 raise ConfigError(f"{config.out} holds a comparison with {key} = {theirs.get(key)!r}, not {value!r}; choose another --out")
-    results.write_json(config.out, "config.json", {"config": mine} | provenance())
+    storage.write_json(config.out, "config.json", {"config": mine} | provenance())
     (Path(config.out) / "parts").mkdir(exist_ok=True)
 
 

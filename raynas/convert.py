@@ -30,7 +30,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from raynas.arch import Arch
-from raynas.command import DONE, Parser, run_command
+from raynas.cli import DONE, Parser, run_command
 from raynas.errors import ConfigError, OutOfSpaceError, TableError
 from raynas.registry import unknown
 from raynas.spaces import make_space

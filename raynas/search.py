@@ -21,17 +21,17 @@ import ray
 from ray import tune
 from rich.console import Console
 
-from raynas import results
-from raynas.cluster import connect
-from raynas.command import DONE, FAILED, INTERRUPTED, Parser, add_flags, run_command
+from raynas import results, storage
+from raynas.cli import DONE, FAILED, INTERRUPTED, Parser, add_flags, run_command
 from raynas.config import RESUMABLE, RunConfig, assign, make_config, provenance, read_yaml
-from raynas.display import Display, percent
 from raynas.errors import ConfigError, ResultsError, ResumeError
-from raynas.oneshot import SEEDS, OneShot, is_oneshot
-from raynas.recorder import METRIC, Recorder
 from raynas.registry import check_options, resolve
 from raynas.results import Tables
-from raynas.schedulers import make_scheduler, remembers, replay
+from raynas.run.connect import connect
+from raynas.run.display import Display, percent
+from raynas.run.recorder import METRIC, Recorder
+from raynas.run.schedulers import make_scheduler, remembers, replay
+from raynas.run.supernets import SEEDS, OneShot, is_oneshot
 from raynas.spaces import make_space
 from searchers import ArchSearcher, make_searcher
 from trainables import TRAINABLES
@@ -65,10 +65,10 @@ def _main(argv: Sequence[str] | None) -> int:
         if is_oneshot(config.trainable) and "trials" not in given:
             config = config.model_copy(update={"trials": SEEDS})
         uri = config.out or _new_folder(config)
-        if results.exists(uri, "config.json") or results.exists(uri, "parts"):
+        if storage.exists(uri, "config.json") or storage.exists(uri, "parts"):
             raise ResultsError(f"{uri} already holds a run; go on with it by --resume {uri}, or choose another --out")
         return Search(config, uri, console).run()
-    stored = _absolute(results.read_json(folder, "config.json").get("config", {}))
+    stored = _absolute(storage.read_json(folder, "config.json").get("config", {}))
     _check_resume(stored, given, folder)
     return Search(make_config(stored | given, RunConfig), folder, console, results.read(folder)).run()
 
@@ -127,7 +127,7 @@ class Search:
         return common | {"max_epochs": config.max_epochs, "seed": config.seed} | config.trainable_options
 
     def _train_command(self) -> str:
-        command = f"python -m raynas.train --arch {shlex.quote(results.join(self.uri, 'best.json'))}"
+        command = f"python -m raynas.train --arch {shlex.quote(storage.join(self.uri, 'best.json'))}"
         if self.config.trainable != "lookup":
             command += f" --dataset {shlex.quote(self.config.dataset)}"
         if "recipe" in self.config.trainable_options:
@@ -155,7 +155,7 @@ class Search:
         slots = self._slots(connect(self.config.address)) if left > 0 else 0
         if self.before is None:  # first of all: a folder with a configuration can be resumed, whatever happens next
             started = datetime.now(UTC).isoformat(timespec="seconds")
-            results.write_json(self.uri, "config.json", {"config": self.given.model_dump()} | provenance() | {"started_at": started})
+            storage.write_json(self.uri, "config.json", {"config": self.given.model_dump()} | provenance() | {"started_at": started})
         recorder = Recorder(
             self.uri,
             self.searcher,
@@ -199,7 +199,7 @@ class Search:
 
     def _tune(self, recorder: Recorder, left: int, slots: int) -> None:
         """Lets Tune run the trials that are left."""
-        config, (filesystem, path) = self.config, results.filesystem(results.join(self.uri, "tune"))
+        config, (filesystem, path) = self.config, storage.filesystem(storage.join(self.uri, "tune"))
         activity = f"{config.searcher} searches" if self.oneshot is None else "training architectures of"
         self.console.print(
             f"{activity} {config.space}: {left} trials, {slots} at once; results go to {self.uri}",
@@ -286,7 +286,7 @@ class Search:
             )
             show(f"  parameters          {best['parameters']:,}, {best['flops'] / 1e6:,.1f} M multiply-accumulates")
         show(f"Results:     {self.uri} (trials.parquet, reports.parquet, best.json)")
-        show(f"TensorBoard: tensorboard --logdir {shlex.quote(results.join(self.uri, 'tensorboard'))}")
+        show(f"TensorBoard: tensorboard --logdir {shlex.quote(storage.join(self.uri, 'tensorboard'))}")
         if recorder.best is not None:
             show(f"Train it:    {recorder.command}")
         if progress.ended >= progress.trials:

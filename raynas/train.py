@@ -13,6 +13,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,21 +22,21 @@ from pydantic import BaseModel, ConfigDict, Field
 from rich.console import Console
 from torch import Tensor, nn
 
-from raynas import results
+from raynas import storage
 from raynas.arch import Arch
-from raynas.command import DONE, INTERRUPTED, Parser, add_flags, run_command
+from raynas.cli import DONE, INTERRUPTED, Parser, add_flags, run_command
 from raynas.config import make_config, provenance
 from raynas.errors import ConfigError, OutOfSpaceError, ResultsError, ResumeError
 from raynas.registry import unknown
+from raynas.run.tensorboard import SummaryWriter
 from raynas.spaces import make_space
 from raynas.spaces.published import PUBLISHED
-from raynas.tensorboard import SummaryWriter
-from trainables.data import load
-from trainables.export import check_format, export
-from trainables.networks import make_network
-from trainables.progress import Alone, Team, dumped
-from trainables.recipes import make_recipe
-from trainables.training import Normalize, Trainer, check_shares, make_device
+from trainables.learning.checkpoints import Alone, Team, dumped
+from trainables.learning.data import load
+from trainables.learning.export import check_format, export
+from trainables.learning.networks import make_network
+from trainables.learning.recipes import make_recipe
+from trainables.learning.trainer import Normalize, Trainer, check_shares, make_device
 
 FIELDS = {"normal": "darts", "adjacency": "nasbench101", "arch": "nasbench201"}  # a field that tells the space
 SPACE_OPTIONS = {"darts": {"with_none": True}}  # published cells may have this operation
@@ -142,7 +143,7 @@ def read_arch(text: str) -> Arch:
             raise OutOfSpaceError(f"the architecture is not valid JSON: {error}") from error
     if "://" in text or os.path.exists(os.path.expanduser(text)):  # unlike Path's, it takes texts of any length
         folder, name = os.path.split(text)
-        value = results.read_json(folder or ".", name) if name.endswith(".json") else results.read_json(text, "best.json")
+        value = storage.read_json(folder or ".", name) if name.endswith(".json") else storage.read_json(text, "best.json")
         return _described(value)
     raise unknown("architecture", text, [*PUBLISHED, "a best.json", "JSON", "a string of NAS-Bench-201"])
 
@@ -173,7 +174,7 @@ def train(config: TrainConfig, out: Path, resume: bool = False) -> int:
         restore(trainer, out)
     with team:
         if not resume:
-            results.write_json(str(out), "config.json", {"config": config.model_dump(exclude={"out"})} | provenance())
+            storage.write_json(str(out), "config.json", {"config": config.model_dump(exclude={"out"})} | provenance())
         counts = f"{len(data.train)} images to train, {len(data.valid)} to validate, {len(data.test)} to test"
         console.out(f"{arch.space} {arch.id} on {config.dataset} ({counts}), recipe {recipe.name}, {team}")
         console.out(f"{trainer.parameters:,} parameters, {trainer.flops / 1e6:,.1f} M multiply-accumulates; {out}")
@@ -184,9 +185,10 @@ def _team(config: TrainConfig) -> Team:
     """Who trains: without need of Ray, this process."""
     if config.workers == 1 and config.address is None:
         return Alone(config.device)
-    from trainables.distributed import RayWorkers  # loads Ray
+    from raynas.run.connect import connect  # loads Ray
+    from trainables.learning.workers import RayWorkers
 
-    return RayWorkers(config.workers, config.device, config.address)
+    return RayWorkers(config.workers, config.device, partial(connect, config.address))
 
 
 def _train(trainer: Trainer, team: Team, config: TrainConfig, out: Path, console: Console) -> int:
@@ -230,7 +232,7 @@ def _finish(trainer: Trainer, accuracies: Mapping[str, float | None], format: st
     state = _read(out / CHECKPOINT, torch.device("cpu"))
     save_model(trainer, state["network"], out)
     costs = {"parameters": trainer.parameters, "flops": trainer.flops, "train_seconds": state["train_seconds"]}
-    results.write_json(str(out), "result.json", {"epochs": state["epoch"]} | dict(accuracies) | costs)
+    storage.write_json(str(out), "result.json", {"epochs": state["epoch"]} | dict(accuracies) | costs)
     console.out(f"validation accuracy {_percent(accuracies['valid_accuracy'])}")
     console.out(f"test accuracy       {_percent(accuracies['test_accuracy'])}")
     console.out(f"Network:     {out / MODEL} (raynas.train.load_model)")
@@ -270,7 +272,7 @@ def save_model(trainer: Trainer, weights: Mapping[str, Tensor], out: Path) -> No
         "mean": data.mean,
         "std": data.std,
     }
-    results.write_json(str(out), "model.json", described)
+    storage.write_json(str(out), "model.json", described)
     _write(out, MODEL, dumped(weights))
 
 
@@ -299,15 +301,15 @@ def load_model(folder: str | Path, device: str = "cpu") -> nn.Module:
 
 
 def _read_mapping(folder: str, name: str) -> dict[str, Any]:
-    value = results.read_json(folder, name)
+    value = storage.read_json(folder, name)
     if not isinstance(value, dict):
-        raise ResultsError(f"{results.join(folder, name)} is damaged: it must hold a mapping, not {type(value).__name__}")
+        raise ResultsError(f"{storage.join(folder, name)} is damaged: it must hold a mapping, not {type(value).__name__}")
     return value
 
 
 def _write(out: Path, name: str, content: bytes) -> None:
-    fs, path = results.filesystem(str(out))
-    results.write_bytes(fs, f"{path}/{name}", content)
+    fs, path = storage.filesystem(str(out))
+    storage.write_bytes(fs, f"{path}/{name}", content)
 
 
 def _read(path: Path, device: torch.device) -> Any:

@@ -5,16 +5,16 @@ from typing import Any
 
 import numpy as np
 
-from raynas.acquisition import ACQUISITIONS
 from raynas.arch import Arch
-from raynas.candidates import candidates, mutations
-from raynas.encodings import encode, feature_weights
 from raynas.errors import ConfigError
 from raynas.history import History
-from raynas.predictors import Prediction, make_predictor
-from raynas.predictors.gp import GaussianProcess
+from raynas.model.acquisition import ACQUISITIONS
+from raynas.model.candidates import candidates, mutations
+from raynas.model.encodings import encode, feature_weights
+from raynas.model.predictors import Prediction, make_predictor
+from raynas.model.predictors.gp import GaussianProcess
+from raynas.model.targets import TARGETS
 from raynas.registry import resolve
-from raynas.targets import TARGETS
 from searchers.base import ArchSearcher, Proposal
 
 _JUDGED = 300  # best results from which `recommend` chooses: the time of a Gaussian process grows with their third power
@@ -28,10 +28,10 @@ class BananasSearch(ArchSearcher):
     and the target is the rank or the logarithm of the error, by turns at random: what one misjudges, the other may not.
 
     Args:
-        encoding: names of raynas.encodings.ENCODINGS joined by `+`; `path` is the paper's.
-        predictor, predictor_options: one of raynas.predictors.PREDICTORS and its settings.
-        target: names of raynas.targets.TARGETS joined by `+`, of which each fit draws one.
-        acquisition: one of raynas.acquisition.ACQUISITIONS; `its` is the paper's.
+        encoding: names of raynas.model.encodings.ENCODINGS joined by `+`; `path` is the paper's.
+        predictor, predictor_options: one of raynas.model.predictors.PREDICTORS and its settings.
+        target: names of raynas.model.targets.TARGETS joined by `+`, of which each fit draws one.
+        acquisition: one of raynas.model.acquisition.ACQUISITIONS; `its` is the paper's.
         pool: candidates over which the acquisition function is maximised.
         parents: best observed architectures that are mutated.
         rates: mutation rates, drawn for each candidate.

@@ -22,10 +22,10 @@ import numpy as np
 from ray.tune.search import Searcher
 
 from raynas.arch import Arch
-from raynas.candidates import random_archs
 from raynas.errors import ConfigError, ResumeError
 from raynas.history import Curve, History, Observation, Status
-from raynas.ranks import spearman
+from raynas.model.candidates import random_archs
+from raynas.model.ranks import spearman
 from raynas.spaces import SearchSpace, make_space
 
 logger = logging.getLogger(__name__)

@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 
 from raynas.arch import Arch
-from raynas.candidates import distinct
 from raynas.errors import ConfigError
 from raynas.history import History
+from raynas.model.candidates import distinct
 from searchers.base import ArchSearcher, Proposal
 
 

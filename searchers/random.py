@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from raynas.candidates import random_archs
 from raynas.history import History
+from raynas.model.candidates import random_archs
 from searchers.base import ArchSearcher, Proposal
 
 

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from raynas.acquisition import ACQUISITIONS
-from raynas.predictors import Prediction
+from raynas.model.acquisition import ACQUISITIONS
+from raynas.model.predictors import Prediction
 
 Floats = NDArray[np.float64]
 

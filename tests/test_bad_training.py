@@ -10,7 +10,7 @@ import pytest
 from logged_trial import LOG
 from PIL import Image
 
-from raynas import results, search
+from raynas import results, search, storage
 
 SEARCH = ["--trainable", "train", "--set", "trainable_options.recipe=quick", "--trials", "2", "--out", "run"]
 
@@ -118,8 +118,8 @@ def test_relative_paths_work_from_any_folder(tmp_path: Path) -> None:
     done = subprocess.run(one, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     run = str(tmp_path / "run")
-    assert results.read_json(run, "config.json")["config"]["dataset"] == f"folder:{tmp_path}/images"
-    assert f"--dataset folder:{tmp_path}/images" in results.read_json(run, "best.json")["train"]
+    assert storage.read_json(run, "config.json")["config"]["dataset"] == f"folder:{tmp_path}/images"
+    assert f"--dataset folder:{tmp_path}/images" in storage.read_json(run, "best.json")["train"]
     more = [sys.executable, "-m", "raynas.search", "--resume", run, "--trials", "3"]
     done = subprocess.run(more, cwd="/", capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
@@ -139,4 +139,4 @@ def test_a_training_that_diverges_fails_alone(tmp_path: Path) -> None:
     for row in rows[1::2]:
         assert "the training diverged" in row["error"]
         assert (row["epochs"], row["valid_accuracy"] is None) == (1, False)
-    assert results.read_json(str(tmp_path / "run"), "best.json")["arch_id"] in {rows[0]["arch_id"], rows[2]["arch_id"]}
+    assert storage.read_json(str(tmp_path / "run"), "best.json")["arch_id"] in {rows[0]["arch_id"], rows[2]["arch_id"]}

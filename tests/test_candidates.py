@@ -8,8 +8,8 @@ import pytest
 from searcher_contract import ToySpace
 
 from raynas.arch import Arch
-from raynas.candidates import candidates, distinct, mutations, random_archs
 from raynas.history import History, Observation
+from raynas.model.candidates import candidates, distinct, mutations, random_archs
 from raynas.spaces import SearchSpace, make_space
 
 SPACE = make_space("nasbench201")

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from raynas.arch import Arch
 from raynas.spaces import make_space
 from raynas.spaces.darts import GENOTYPES, DARTSSpace
-from trainables.networks import make_network
-from trainables.networks.darts import Cell, DARTSNetwork, FactorizedReduce, Picked, path_scales
-from trainables.networks.operations import memory_format
+from trainables.learning.networks import make_network
+from trainables.learning.networks.darts import Cell, DARTSNetwork, FactorizedReduce, Picked, path_scales
+from trainables.learning.networks.operations import memory_format
 
 FORMATS = (torch.contiguous_format, torch.channels_last)
 SPACE = DARTSSpace(with_none=True)

@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 
 from raynas.errors import UnknownNameError
-from trainables.augmentation import cutout, random_crop, random_flip
-from trainables.data import DataError, load
+from trainables.learning.augmentation import cutout, random_crop, random_flip
+from trainables.learning.data import DataError, load
 
 
 def generator(seed: int = 0) -> torch.Generator:

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raynas.arch import Arch
-from raynas.encodings import ENCODINGS, encode, feature_weights, kept_by_frequency, kept_by_length, parse_encoding
 from raynas.errors import OutOfSpaceError, UnknownNameError
+from raynas.model.encodings import ENCODINGS, encode, feature_weights, kept_by_frequency, kept_by_length, parse_encoding
 from raynas.spaces import SearchSpace
 from raynas.spaces.darts import GENOTYPES, DARTSSpace
 from raynas.spaces.darts import OPS as DARTS_OPS

@@ -17,7 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from raynas import results
 from raynas.train import load_model
-from trainables.data import load
+from trainables.learning.data import load
 
 TRIALS, EPOCHS = 12, 6
 RUNGS = (1, 3)  # of ASHA below six epochs

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from raynas import train
-from raynas.command import BAD_USAGE, DONE
+from raynas.cli import BAD_USAGE, DONE
 from raynas.errors import ConfigError, UnknownNameError
-from trainables.export import check_format, export
-from trainables.networks import make_network
-from trainables.recipes import RECIPES
-from trainables.training import Normalize
+from trainables.learning.export import check_format, export
+from trainables.learning.networks import make_network
+from trainables.learning.recipes import RECIPES
+from trainables.learning.trainer import Normalize
 
 STRING = "|nor_conv_3x3~0|+|avg_pool_3x3~0|nor_conv_1x1~1|+|skip_connect~0|none~1|nor_conv_3x3~2|"
 NETWORKS: Mapping[str, Mapping[str, Any]] = RECIPES["quick"].networks
@@ -86,7 +86,7 @@ def test_networks_of_every_space_can_be_exported(arch: str, tmp_path: Path) -> N
 
 
 def test_a_missing_package_is_named_before_the_training(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("trainables.export.find_spec", lambda name: None)
+    monkeypatch.setattr("trainables.learning.export.find_spec", lambda name: None)
     check_format("torch-export")
     with pytest.raises(ConfigError, match="needs onnx and onnxscript; pip install onnx onnxscript"):
         check_format("onnx")

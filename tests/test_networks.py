@@ -20,13 +20,13 @@ from raynas.spaces import SearchSpace
 from raynas.spaces.darts import GENOTYPES, DARTSSpace, darts_cost
 from raynas.spaces.nasbench101 import NASBench101Space
 from raynas.spaces.nasbench201 import NASBench201Space
-from trainables.networks import NETWORKS, make_network
-from trainables.networks.darts import Cell as DARTSCell
-from trainables.networks.darts import DARTSNetwork, NetworkCIFAR, NetworkImageNet, path_scales
-from trainables.networks.nasbench101 import Cell as NASBench101Cell
-from trainables.networks.nasbench101 import NASBench101Network
-from trainables.networks.nasbench201 import Cell as NASBench201Cell
-from trainables.networks.operations import stem_halvings
+from trainables.learning.networks import NETWORKS, make_network
+from trainables.learning.networks.darts import Cell as DARTSCell
+from trainables.learning.networks.darts import DARTSNetwork, NetworkCIFAR, NetworkImageNet, path_scales
+from trainables.learning.networks.nasbench101 import Cell as NASBench101Cell
+from trainables.learning.networks.nasbench101 import NASBench101Network
+from trainables.learning.networks.nasbench201 import Cell as NASBench201Cell
+from trainables.learning.networks.operations import stem_halvings
 
 NB101, NB201, DARTS = NASBench101Space(), NASBench201Space(), DARTSSpace(with_none=True)
 SPACES = {"nasbench101": NB101, "nasbench201": NB201, "darts": DARTS}

@@ -17,16 +17,16 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from raynas import results, search
+from raynas import results, search, storage
 from raynas.config import RunConfig
 from raynas.errors import RaynasError, ResumeError
-from raynas.oneshot import OneShot, is_oneshot
+from raynas.run.supernets import OneShot, is_oneshot
 from raynas.search import main
 from raynas.spaces import make_space
 from raynas.spaces.darts import GENOTYPES, DARTSSpace
-from trainables.networks.supernet import chosen
+from trainables.learning.networks.supernet import chosen
+from trainables.learning.trainer import TrainingError
 from trainables.oneshot import DartsTrial, OneShotTrial, PCDartsTrial, RandomTrial
-from trainables.training import TrainingError
 
 LOG = "TEST_ONESHOT_LOG"
 SMALL = {"dataset": "test_oneshot:few", "channels": 2, "layers": 3, "batch_size": 16, "device": "cpu", "seed": 5}
@@ -247,9 +247,9 @@ def row(seed: int, arch: str | None, error: str | None = None) -> dict[str, Any]
 
 def prepared(run: Path) -> None:
     """A folder in which four searches have ended."""
-    results.write_json(str(run), "config.json", {"config": config().model_dump()})
+    storage.write_json(str(run), "config.json", {"config": config().model_dump()})
     rows = [row(7, "DARTS_V1"), row(8, "DARTS_V2"), row(9, None, "it diverged"), row(10, "DARTS_V1")]
-    results.write_json(str(run), "oneshot.json", rows)
+    storage.write_json(str(run), "oneshot.json", rows)
 
 
 def test_equal_architectures_are_trained_once(tmp_path: Path) -> None:
@@ -289,7 +289,7 @@ def test_darts_finds_a_cell_of_digits_that_trains(tmp_path: Path, monkeypatch: p
     done = subprocess.run(command(*flags), capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stdout + done.stderr
-    (found,) = results.read_json("run", "oneshot.json")
+    (found,) = storage.read_json("run", "oneshot.json")
     assert (found["seed"], found["status"], found["epoch"], found["checkpoint"]) == (0, "finished", 1, None)
     (trial,) = results.read("run").trials.to_pylist()
     assert (trial["arch_id"], trial["status"], trial["epochs"]) == (found["arch"]["id"], "finished", 2)
@@ -311,7 +311,7 @@ def test_killed_searches_go_on(tmp_path: Path) -> None:
     process = subprocess.Popen(command(*flags), env=environment(log), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def under_way() -> list[int]:
-        rows = results.read_json(str(run), "oneshot.json") if results.exists(str(run), "oneshot.json") else []
+        rows = storage.read_json(str(run), "oneshot.json") if storage.exists(str(run), "oneshot.json") else []
         return [row["checkpoint"]["training_iteration"] for row in rows if row["checkpoint"]]
 
     deadline = time.monotonic() + 120
@@ -328,7 +328,7 @@ def test_killed_searches_go_on(tmp_path: Path) -> None:
     assert epochs["1"] == [1, 2, 3, 4, 5, 6, 7]
     assert epochs["0"][-(7 - saved) :] == list(range(saved + 1, 8))  # from the checkpoint on
     assert len(epochs["0"]) < 7 + saved
-    rows = results.read_json(str(run), "oneshot.json")
+    rows = storage.read_json(str(run), "oneshot.json")
     trial = RandomTrial({"dataset": "digits", "seed": 0} | options)
     last = reports(trial)[-1]
     assert (rows[0]["valid_accuracy"], rows[0]["arch"]) == (last["valid_accuracy"], json.loads(last["arch"]))
@@ -346,7 +346,7 @@ def test_a_run_without_any_architecture_fails(tmp_path: Path) -> None:
     done = subprocess.run(command(*flags), env=environment(tmp_path / "log"), capture_output=True, text=True, timeout=180, check=False)
     assert done.returncode == 1, done.stderr
     assert "searches: 1, different architectures found: 0, 1 failed" in done.stdout
-    assert "the supernet diverged" in results.read_json(str(run), "oneshot.json")[0]["error"]
+    assert "the supernet diverged" in storage.read_json(str(run), "oneshot.json")[0]["error"]
     assert len(results.read(str(run)).trials) == 0
 
 

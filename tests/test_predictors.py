@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from raynas.errors import ConfigError, ShapeError, UnknownNameError
-from raynas.predictors import PREDICTORS, Prediction, make_predictor
-from raynas.predictors.mlp import MLPEnsemble
-from raynas.ranks import mean_ranks, spearman
-from raynas.targets import TARGETS, error_percent, log_error, rank_gauss
+from raynas.model.predictors import PREDICTORS, Prediction, make_predictor
+from raynas.model.predictors.mlp import MLPEnsemble
+from raynas.model.ranks import mean_ranks, spearman
+from raynas.model.targets import TARGETS, error_percent, log_error, rank_gauss
 
 Floats = NDArray[np.float64]
 

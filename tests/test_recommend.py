@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from raynas.candidates import random_archs
 from raynas.history import Observation
+from raynas.model.candidates import random_archs
 from raynas.spaces import make_space
 from searchers import BananasSearch
 

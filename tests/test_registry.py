@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from raynas.encodings import ENCODINGS
 from raynas.errors import ConfigError, RaynasError, UnknownNameError
-from raynas.predictors import PREDICTORS, make_predictor
+from raynas.model.encodings import ENCODINGS
+from raynas.model.predictors import PREDICTORS, make_predictor
 from raynas.registry import check_options, keywords, resolve, unknown
 from raynas.spaces import SPACES, make_space
 from searchers import SEARCHERS

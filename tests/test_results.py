@@ -15,9 +15,10 @@ import pyarrow.parquet as pq
 import pytest
 from run_rows import NOW, add, keys, report, started, tree, trial
 
-from raynas import results
+from raynas import storage
 from raynas.errors import ResultsError
-from raynas.results import REPORTS, STARTED, TRIALS, RunStore, read
+from raynas.results import REPORTS, STARTED, TRIALS, read
+from raynas.run.store import MAX_PARTS, RunStore
 
 
 @pytest.fixture(params=["path", "file", "memory"])
@@ -57,7 +58,7 @@ def test_a_finished_run_holds_two_tables_and_nothing_else(tmp_path: Path) -> Non
 
 
 def test_an_empty_run_has_empty_tables(uri: str) -> None:
-    results.write_json(uri, "config.json", {})
+    storage.write_json(uri, "config.json", {})
     assert [len(table) for table in read(uri)] == [0, 0, 0]
     RunStore(uri).close()
     assert [table.schema for table in read(uri)] == [TRIALS, REPORTS, STARTED]
@@ -126,7 +127,7 @@ def test_many_parts_are_merged(tmp_path: Path) -> None:
     for order in range(60):
         add(store, order)
         store.flush()
-        assert len(tree(tmp_path / "parts")) <= results.MAX_PARTS
+        assert len(tree(tmp_path / "parts")) <= MAX_PARTS
     assert (tmp_path / "trials.parquet").exists()
     assert keys(str(tmp_path))[0] == [f"t{order}" for order in range(60)]
 
@@ -248,46 +249,46 @@ def test_a_store_in_a_place_that_is_a_file_is_an_error(tmp_path: Path) -> None:
 def test_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for place in ("a b/run", "a b/run/", str(tmp_path / "a b" / "run"), f"file://{tmp_path}/a%20b/run/"):
-        fs, path = results.filesystem(place)
+        fs, path = storage.filesystem(place)
         assert isinstance(fs, pafs.LocalFileSystem)
         assert path == str(tmp_path / "a b" / "run")
-    fs, path = results.filesystem("gs://anonymous@bucket/runs/1/")
+    fs, path = storage.filesystem("gs://anonymous@bucket/runs/1/")
     assert (fs.type_name, path) == ("gcs", "bucket/runs/1")
 
 
 @pytest.mark.parametrize("place", ["nope://bucket/run", "s3:// /x"])
 def test_an_unknown_scheme_is_one_clear_line(place: str) -> None:
     with pytest.raises(ResultsError, match=r"^cannot open [^\n]+$"):
-        results.filesystem(place)
+        storage.filesystem(place)
 
 
 def test_a_name_is_joined_before_the_options_of_a_uri() -> None:
-    assert results.join("runs/1/", "a", "b") == "runs/1/a/b"
-    assert results.join("what?/1", "a") == "what?/1/a"
-    assert results.join("s3://b/k?endpoint_override=localhost:9000", "a") == "s3://b/k/a?endpoint_override=localhost:9000"
+    assert storage.join("runs/1/", "a", "b") == "runs/1/a/b"
+    assert storage.join("what?/1", "a") == "what?/1/a"
+    assert storage.join("s3://b/k?endpoint_override=localhost:9000", "a") == "s3://b/k/a?endpoint_override=localhost:9000"
 
 
 def test_json_comes_back_with_null_for_what_is_not_finite(uri: str) -> None:
-    assert not results.exists(uri, "best.json")
-    results.write_json(uri, "best.json", {"a": [1, math.nan, (math.inf, "x")], "b": {"c": -math.inf, "d": True}})
-    results.write_json(uri, "best.json", {"a": [1, math.nan, (math.inf, "x")], "b": {"c": None, "d": True}})
-    assert results.exists(uri, "best.json")
-    assert results.read_json(uri, "best.json") == {"a": [1, None, [None, "x"]], "b": {"c": None, "d": True}}
+    assert not storage.exists(uri, "best.json")
+    storage.write_json(uri, "best.json", {"a": [1, math.nan, (math.inf, "x")], "b": {"c": -math.inf, "d": True}})
+    storage.write_json(uri, "best.json", {"a": [1, math.nan, (math.inf, "x")], "b": {"c": None, "d": True}})
+    assert storage.exists(uri, "best.json")
+    assert storage.read_json(uri, "best.json") == {"a": [1, None, [None, "x"]], "b": {"c": None, "d": True}}
 
 
 def test_json_is_indented_and_leaves_no_temporary_file(tmp_path: Path) -> None:
-    results.write_json(str(tmp_path), "best.json", {"a": 1})
+    storage.write_json(str(tmp_path), "best.json", {"a": 1})
     assert (tmp_path / "best.json").read_text() == '{\n  "a": 1\n}\n'
     assert tree(tmp_path) == {"best.json"}
 
 
 def test_missing_or_damaged_json_is_one_clear_line(tmp_path: Path) -> None:
     with pytest.raises(ResultsError, match=r"config\.json does not exist; is .* the folder of a run\?$"):
-        results.read_json(str(tmp_path), "config.json")
+        storage.read_json(str(tmp_path), "config.json")
     for content in (b'{"a": ', b"\xff\xfe"):
         (tmp_path / "config.json").write_bytes(content)
         with pytest.raises(ResultsError, match=r"config\.json is not valid JSON: [^\n]+$"):
-            results.read_json(str(tmp_path), "config.json")
+            storage.read_json(str(tmp_path), "config.json")
 
 
 def test_the_module_imports_neither_torch_nor_ray() -> None:

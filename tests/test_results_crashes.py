@@ -15,9 +15,10 @@ import pyarrow.fs as pafs
 import pytest
 from run_rows import add, keys, started, tree, trial
 
-from raynas import results
+from raynas import results, storage
 from raynas.errors import ResultsError
-from raynas.results import RunStore, read
+from raynas.results import read
+from raynas.run.store import RunStore
 
 
 class Killed(BaseException):
@@ -80,7 +81,7 @@ def test_a_kill_during_a_flush_leaves_no_trial_without_its_reports(tmp_path: Pat
     seen = []
     for lifetime in range(7):
         uri = str(tmp_path / str(lifetime))
-        results.write_json(uri, "config.json", {})
+        storage.write_json(uri, "config.json", {})
         store = RunStore(uri)
         add(store, 0)
         store._fs = DyingFileSystem(store._fs, lifetime)
@@ -96,10 +97,10 @@ def test_a_kill_during_a_flush_leaves_no_trial_without_its_reports(tmp_path: Pat
 WRITER = """
 import sys
 from datetime import UTC, datetime
-from raynas import results
+from raynas.run import store as module
 uri, first, acknowledged = sys.argv[1], int(sys.argv[2]), sys.argv[3]
-results.MAX_PARTS = 7
-store = results.RunStore(uri)
+module.MAX_PARTS = 7
+store = module.RunStore(uri)
 with open(acknowledged, "a", buffering=1) as log:
     for order in range(first, 1_000_000):
         now = datetime.now(UTC)
@@ -131,7 +132,7 @@ def check_snapshot(uri: str, acknowledged: list[int]) -> None:
 def test_a_writer_killed_at_random_moments_loses_nothing_that_it_flushed(tmp_path: Path) -> None:
     uri, log = str(tmp_path / "run"), tmp_path / "log"
     rng = np.random.default_rng(0)
-    results.write_json(uri, "config.json", {})
+    storage.write_json(uri, "config.json", {})
     snapshots = 0
     for _ in range(6):
         before = acknowledged_in(log)
@@ -163,17 +164,17 @@ def test_a_part_that_disappears_while_reading_is_found_again_in_the_merged_file(
     store = RunStore(str(tmp_path))
     add(store, 0)
     store.flush()
-    list_parts, listings = results._list_parts, []
+    list_parts, listings = results.list_parts, []
 
     def list_then_merge(fs: Any, root: str) -> list[str]:
         listings.append(list_parts(fs, root))
         if len(listings) == 1:
-            monkeypatch.setattr(results, "_list_parts", list_parts)
+            monkeypatch.setattr(results, "list_parts", list_parts)
             store.close()
-            monkeypatch.setattr(results, "_list_parts", list_then_merge)
+            monkeypatch.setattr(results, "list_parts", list_then_merge)
         return listings[-1]
 
-    monkeypatch.setattr(results, "_list_parts", list_then_merge)
+    monkeypatch.setattr(results, "list_parts", list_then_merge)
     assert keys(str(tmp_path)) == (["t0"], [("t0", 1), ("t0", 2)], [])
     assert [len(parts) for parts in listings] == [3, 0]
 
@@ -209,7 +210,7 @@ def test_a_merge_between_the_reads_of_the_merged_files_shows_no_trial_without_it
 
 def test_a_folder_that_never_holds_still_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     RunStore(str(tmp_path)).close()
-    monkeypatch.setattr(results, "_list_parts", lambda fs, root: [f"{root}/parts/trials-00000001-00000000.parquet"])
+    monkeypatch.setattr(results, "list_parts", lambda fs, root: [f"{root}/parts/trials-00000001-00000000.parquet"])
     with pytest.raises(ResultsError, match=r"^\S+ changes faster than it can be read; try again$"):
         read(str(tmp_path))
 

@@ -16,7 +16,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from raynas import results
-from raynas.schedulers import make_scheduler, replay
+from raynas.run.schedulers import make_scheduler, replay
 from raynas.spaces import make_space
 from raynas.tables import Table, open_table
 

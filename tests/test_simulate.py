@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from raynas import results
-from raynas.schedulers import make_scheduler
+from raynas.run.schedulers import make_scheduler
 from raynas.simulate import Simulation
 from raynas.spaces import make_space
 from raynas.tables import Table, open_table

@@ -11,23 +11,23 @@ import pytest
 import torch
 from PIL import Image
 
-import trainables.data
-import trainables.splits
+import trainables.learning.data
+import trainables.learning.splits
 from raynas.arch import Arch
 from raynas.errors import ConfigError
 from raynas.spaces import make_space
-from trainables.data import Data, DataError, load
+from trainables.learning.data import Data, DataError, load
+from trainables.learning.recipes import make_recipe
+from trainables.learning.splits import StreamedSplit
+from trainables.learning.trainer import Trainer
 from trainables.oneshot import DartsTrial
-from trainables.recipes import make_recipe
-from trainables.splits import StreamedSplit
-from trainables.training import Trainer
 
 CPU = torch.device("cpu")
 
 
 @pytest.fixture(autouse=True)
 def one_reader(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trainables.splits, "READERS", 1)
+    monkeypatch.setattr(trainables.learning.splits, "READERS", 1)
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def folder(tmp_path: Path) -> Path:
 
 def streamed(folder: Path, monkeypatch: pytest.MonkeyPatch, **options: Any) -> Data:
     with monkeypatch.context() as patch:
-        patch.setattr(trainables.data, "IN_MEMORY", 0)
+        patch.setattr(trainables.learning.data, "IN_MEMORY", 0)
         return load(f"folder:{folder}", 0, **options)
 
 
@@ -60,7 +60,7 @@ def same(a: Trainer, b: Trainer) -> bool:
 
 @pytest.mark.parametrize("readers", [0, 1])
 def test_a_streamed_training_is_equal_bit_for_bit_also_when_it_goes_on(folder: Path, readers: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trainables.splits, "READERS", readers)
+    monkeypatch.setattr(trainables.learning.splits, "READERS", readers)
     whole, parts = load(f"folder:{folder}", 0), streamed(folder, monkeypatch)
     assert isinstance(parts.train, StreamedSplit)
     assert not isinstance(whole.train, StreamedSplit)
@@ -101,7 +101,7 @@ def test_of_a_share_only_its_images_are_read(folder: Path, monkeypatch: pytest.M
 
 
 def test_mean_and_deviation_of_some_images_are_about_those_of_all(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trainables.splits, "SAMPLE", (10, 2**28))
+    monkeypatch.setattr(trainables.learning.splits, "SAMPLE", (10, 2**28))
     whole, parts, again = load(f"folder:{folder}", 0), streamed(folder, monkeypatch), streamed(folder, monkeypatch)
     assert parts.mean == again.mean != whole.mean
     assert parts.mean == pytest.approx(whole.mean, abs=0.06)  # of 640 values, whose deviation is 0.29
@@ -113,7 +113,7 @@ def test_mean_and_deviation_of_some_images_are_about_those_of_all(folder: Path, 
 def test_an_image_that_cannot_be_used_is_named_in_one_line(
     folder: Path, damage: str, readers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trainables.splits, "READERS", readers)
+    monkeypatch.setattr(trainables.learning.splits, "READERS", readers)
     data = streamed(folder, monkeypatch)
     assert isinstance(data.train, StreamedSplit)
     path = Path(str(data.train.files.paths[3]))
@@ -130,7 +130,7 @@ def test_an_image_that_cannot_be_used_is_named_in_one_line(
 @pytest.mark.slow  # PyTorch waits for the lost process
 def test_a_reader_that_is_killed_is_one_line(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = streamed(folder, monkeypatch)
-    monkeypatch.setattr(trainables.splits, "pixels", lambda path: os.kill(os.getpid(), signal.SIGKILL))
+    monkeypatch.setattr(trainables.learning.splits, "pixels", lambda path: os.kill(os.getpid(), signal.SIGKILL))
     with pytest.raises(DataError, match=r"a process that reads images was lost .*enough memory") as caught:
         trainer(data).train_epoch()
     assert "\n" not in str(caught.value)
@@ -152,6 +152,6 @@ def test_nothing_held_out_is_nothing_to_evaluate(folder: Path, monkeypatch: pyte
 
 
 def test_a_one_shot_search_needs_its_images_in_memory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trainables.data, "IN_MEMORY", 0)
+    monkeypatch.setattr(trainables.learning.data, "IN_MEMORY", 0)
     with pytest.raises(ConfigError, match="one-shot searches hold all images in memory"):
         DartsTrial.plan(space="darts", dataset=f"folder:{folder}", seed=0)

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 import searchers.bananas
-from raynas import targets
-from raynas.candidates import candidates
 from raynas.history import History, Observation
-from raynas.predictors.mlp import MLPEnsemble
+from raynas.model import targets
+from raynas.model.candidates import candidates
+from raynas.model.predictors.mlp import MLPEnsemble
 from raynas.spaces import make_space
 from searchers import BananasSearch
 

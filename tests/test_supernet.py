@@ -12,9 +12,9 @@ from torch.func import functional_call
 
 from raynas.errors import ConfigError
 from raynas.spaces.darts import GENOTYPES, KINDS, NODES, OPS, DARTSSpace
-from trainables.bilevel import second_order_gradients
-from trainables.networks.darts import FactorizedReduce
-from trainables.networks.supernet import EDGES, STARTS, MixedOperation, Supernet, chosen, derived
+from trainables.learning.bilevel import second_order_gradients
+from trainables.learning.networks.darts import FactorizedReduce
+from trainables.learning.networks.supernet import EDGES, STARTS, MixedOperation, Supernet, chosen, derived
 
 SPACE = DARTSSpace()
 

@@ -16,7 +16,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from raynas.errors import ResultsError
-from raynas.tensorboard import RunSummary, SummaryWriter
+from raynas.run.tensorboard import RunSummary, SummaryWriter
 
 
 def load(folder: Path) -> EventAccumulator:
@@ -131,7 +131,7 @@ def test_a_fresh_summary_can_be_pickled_and_a_closed_one_used_again(tmp_path: Pa
 def test_a_killed_search_and_its_resumption_are_read_together(tmp_path: Path) -> None:
     code = f"""
 import os, signal
-from raynas.tensorboard import RunSummary
+from raynas.run.tensorboard import RunSummary
 run = RunSummary({str(tmp_path)!r})
 for n in range(1, 6):
     run.trial_done(n, n, n, n / 10, None)

@@ -17,14 +17,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor
 
 from raynas import train
-from raynas.command import BAD_USAGE, DONE, INTERRUPTED
+from raynas.cli import BAD_USAGE, DONE, INTERRUPTED
 from raynas.errors import ConfigError, OutOfSpaceError, ResultsError, ResumeError, UnknownNameError
 from raynas.spaces import make_space
-from trainables.data import Data, load
-from trainables.networks import make_network
-from trainables.recipes import RECIPES, make_recipe
-from trainables.rmsprop import TensorFlowRMSprop
-from trainables.training import Trainer, TrainingError, make_device, network_cost
+from trainables.learning.data import Data, load
+from trainables.learning.networks import make_network
+from trainables.learning.recipes import RECIPES, make_recipe
+from trainables.learning.rmsprop import TensorFlowRMSprop
+from trainables.learning.trainer import Trainer, TrainingError, make_device, network_cost
 
 STRING = "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|skip_connect~0|nor_conv_3x3~1|nor_conv_3x3~2|"
 POOR = "|none~0|+|none~0|none~1|+|skip_connect~0|none~1|none~2|"
@@ -269,7 +269,7 @@ def test_a_compiled_training_is_the_same_but_for_rounding(
     if shutil.which(os.environ.get("CXX", "g++")) is None:
         pytest.skip("there is no C++ compiler on this machine")
     monkeypatch.setattr(
-        "trainables.training.make_network", lambda *_, **__: torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+        "trainables.learning.trainer.make_network", lambda *_, **__: torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
     )
     plain, compiled = trainer(digits), trainer(digits, compiled=True)
     assert plain.state_dict()["network"].keys() == compiled.state_dict()["network"].keys()

@@ -11,12 +11,12 @@ import torch
 from PIL import Image
 
 from raynas import train
-from raynas.command import BAD_USAGE, DONE
+from raynas.cli import BAD_USAGE, DONE
 from raynas.errors import OutOfSpaceError, ResultsError, ResumeError
-from trainables.data import load
-from trainables.progress import dumped
-from trainables.recipes import make_recipe
-from trainables.training import Trainer
+from trainables.learning.checkpoints import dumped
+from trainables.learning.data import load
+from trainables.learning.recipes import make_recipe
+from trainables.learning.trainer import Trainer
 
 STRING = "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|skip_connect~0|nor_conv_3x3~1|nor_conv_3x3~2|"
 POOR = "|none~0|+|none~0|none~1|+|skip_connect~0|none~1|none~2|"

@@ -15,8 +15,8 @@ from raynas.errors import ConfigError, RaynasError, ResumeError, UnknownNameErro
 from raynas.registry import resolve
 from raynas.spaces import make_space
 from trainables import TRAINABLES
+from trainables.learning.trainer import Trainer, limit_threads
 from trainables.train import TrainTrial, search_recipe
-from trainables.training import Trainer, limit_threads
 
 SPACE = make_space("nasbench201")
 STRING = "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|skip_connect~0|nor_conv_3x3~1|nor_conv_3x3~2|"

@@ -14,7 +14,7 @@ from torch.utils.data import TensorDataset
 
 from raynas import results
 from raynas.errors import RaynasError, UnknownNameError
-from trainables.data import Data, DataError, load
+from trainables.learning.data import Data, DataError, load
 
 IMAGES, LABELS = torch.rand(30, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(30) % 3
 TRAIN = (IMAGES, LABELS)

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,13 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from raynas import train
-from raynas.command import BAD_USAGE, DONE, INTERRUPTED
+from raynas.cli import BAD_USAGE, DONE, INTERRUPTED
 from raynas.errors import ConfigError
-from trainables import training
-from trainables.data import load
-from trainables.recipes import make_recipe
-from trainables.training import Trainer, TrainingError
+from raynas.run.connect import connect
+from trainables.learning import trainer as module
+from trainables.learning.data import load
+from trainables.learning.recipes import make_recipe
+from trainables.learning.trainer import Trainer, TrainingError
 
 STRING = "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|skip_connect~0|nor_conv_3x3~1|nor_conv_3x3~2|"
 QUICK = ("--dataset", "digits", "--recipe", "quick", "--device", "cpu")
@@ -71,11 +73,11 @@ def two_epochs(arch: str) -> dict[str, Tensor]:
 
 
 def two_epochs_without_norms(arch: str) -> dict[str, Tensor]:
-    own, training.make_network = training.make_network, Perceptron
+    own, module.make_network = module.make_network, Perceptron
     try:
         return two_epochs(arch)
     finally:
-        training.make_network = own
+        module.make_network = own
 
 
 CASES = [
@@ -123,10 +125,10 @@ def test_workers_agree_about_everything(workers: list[list[dict[str, Tensor]]]) 
 
 
 def test_what_cannot_be_shared_is_refused() -> None:
-    training.check_shares(64, 32)
+    module.check_shares(64, 32)
     for arguments in ((64, 3), (64, 64), (64, 2, 2)):
         with pytest.raises(ConfigError):
-            training.check_shares(*arguments)
+            module.check_shares(*arguments)
 
 
 # On Ray
@@ -189,12 +191,12 @@ def test_more_workers_than_there_are_is_one_line(tmp_path: Path, capsys: pytest.
 @pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 def test_what_goes_wrong_in_a_worker_is_said_here() -> None:
-    from trainables.distributed import RayWorkers
+    from trainables.learning.workers import RayWorkers
 
     diverging, broken = trainer(STRING), trainer(STRING)
     diverging.recipe = replace(diverging.recipe, learning_rate=1e30, clip=None)
     broken.recipe = replace(broken.recipe, padding="x")  # type: ignore[arg-type]
-    with RayWorkers(1, "cpu", None) as team:
+    with RayWorkers(1, "cpu", partial(connect, None)) as team:
         assert str(team) == "1 worker with a CPU each"
         with pytest.raises(TrainingError, match="the training diverged"):
             list(team.train(diverging))

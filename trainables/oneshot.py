@@ -21,13 +21,13 @@ from torch import Tensor, nn
 from raynas.arch import Arch
 from raynas.errors import ConfigError, ResumeError
 from raynas.spaces import make_space
-from trainables.augmentation import random_crop, random_flip
 from trainables.base import Plan
-from trainables.bilevel import second_order_gradients
-from trainables.data import Data, load
-from trainables.networks.supernet import Supernet
-from trainables.splits import StreamedSplit
-from trainables.training import Normalize, TrainingError, limit_threads, make_device
+from trainables.learning.augmentation import random_crop, random_flip
+from trainables.learning.bilevel import second_order_gradients
+from trainables.learning.data import Data, load
+from trainables.learning.networks.supernet import Supernet
+from trainables.learning.splits import StreamedSplit
+from trainables.learning.trainer import Normalize, TrainingError, limit_threads, make_device
 
 FORMAT = 1  # of a checkpoint
 
@@ -119,7 +119,7 @@ class RandomOptions(Options):
         return self.epochs + self.rounds
 
 
-# What the options are for images that no publication searches on, as `trainables.recipes.FOR_DATASETS`.
+# What the options are for images that no publication searches on, as `trainables.learning.recipes.FOR_DATASETS`.
 FOR_DATASETS = {"digits": {"epochs": 10, "channels": 4, "layers": 3, "rounds": 1, "samples": 200}}
 
 
@@ -133,7 +133,7 @@ class Batch(NamedTuple):
 class OneShotTrial(Trainable):  # type: ignore[misc]  # ray has no types
     """One step is one epoch; methods differ in what they do before a step of the weights, and in how they choose.
 
-    Config: `dataset` (see `trainables.data.load`), `seed` (0: of the validation images, the weights and all else that is random), `space`
+    Config: `dataset` (see `learning.data.load`), `seed` (0: of the validation images, the weights and all else that is random), `space`
     ("darts"), `space_options` ({}), and the fields of the class's `Options`, which are small for digits unless given. A trial has its
     own working directory, so paths must be absolute.
 

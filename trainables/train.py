@@ -12,11 +12,11 @@ from ray.tune import Trainable
 from raynas.errors import ConfigError
 from raynas.spaces import make_space
 from trainables.base import Plan
-from trainables.data import Data, load
-from trainables.networks import make_network
-from trainables.progress import dumped
-from trainables.recipes import SEARCH_DEFAULTS, Recipe, make_recipe
-from trainables.training import Trainer, limit_threads, make_device
+from trainables.learning.checkpoints import dumped
+from trainables.learning.data import Data, load
+from trainables.learning.networks import make_network
+from trainables.learning.recipes import SEARCH_DEFAULTS, Recipe, make_recipe
+from trainables.learning.trainer import Trainer, limit_threads, make_device
 
 _load = lru_cache(maxsize=1)(load)  # one process runs many trials
 
@@ -42,7 +42,7 @@ def _data(config: dict[str, Any], recipe: Recipe) -> Data:
 class TrainTrial(Trainable):  # type: ignore[misc]  # ray has no types
     """One step trains the network of an architecture for an epoch and validates it.
 
-    Config: `arch` (the form of `Arch.to_config`), `space`, `space_options` ({}), `dataset` (see `trainables.data.load`), `max_epochs`
+    Config: `arch` (the form of `Arch.to_config`), `space`, `space_options` ({}), `dataset` (see `learning.data.load`), `max_epochs`
     (None: those of the recipe; the learning rate falls to 0 over them), `seed` (0: of the validation images and of the training, the
     same for all trials), `recipe` (None: that of the publication, for digits `quick`), `data_dir` (None: ~/.cache/raynas), `batch_size`
     (None: that of the recipe) and `device` ("auto"). A trial has its own working directory, so paths must be absolute.

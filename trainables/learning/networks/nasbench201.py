@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from raynas.arch import Arch
 from raynas.spaces.nasbench201 import EDGES, NASBench201Space
-from trainables.networks.operations import Zero, check_counts, pooled, relu_conv_bn, stem, stem_halvings
+from trainables.learning.networks.operations import Zero, check_counts, pooled, relu_conv_bn, stem, stem_halvings
 
 
 def operation(op: str, channels: int) -> nn.Module:

@@ -6,7 +6,7 @@ same path on each.
 """
 
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from tempfile import TemporaryDirectory
 from typing import Any, Self
 
@@ -16,16 +16,16 @@ from ray.train import RunConfig, ScalingConfig, TrainingFailedError, get_context
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.util.queue import Empty, Queue
 
-from raynas.cluster import connect
 from raynas.errors import ConfigError, RaynasError
-from trainables.progress import Progress, dumped, progress
-from trainables.training import Trainer, TrainingError
+from trainables.learning.checkpoints import Progress, dumped, progress
+from trainables.learning.trainer import Trainer, TrainingError
 
 
 class RayWorkers:
-    """Workers that Ray Train starts on a Ray cluster, which is joined on entry (see `raynas.cluster.connect`) and left on exit.
+    """Workers that Ray Train starts on a Ray cluster, which is joined on entry and left on exit.
 
     Args:
+        join: joins the cluster, or starts one on this machine; returns whether it started one.
         device: what each worker gets one of: "cuda", "cpu", or "auto": a GPU if the cluster has any.
 
     Raises:
@@ -34,13 +34,13 @@ class RayWorkers:
 
     device = torch.device("cpu")  # this process may run on a machine without a GPU
 
-    def __init__(self, count: int, device: str, address: str | None) -> None:
+    def __init__(self, count: int, device: str, join: Callable[[], bool]) -> None:
         if device not in ("auto", "cpu", "cuda"):
             raise ConfigError(f"the workers of a cluster train on 'cpu', 'cuda' or 'auto', not on {device!r}; leave --device out")
-        self.count, self._asked, self._address = count, device, address
+        self.count, self._asked, self._join = count, device, join
 
     def __enter__(self) -> Self:
-        local = connect(self._address)
+        local = self._join()
         self.kind = "CPU" if self._asked == "cpu" or (self._asked == "auto" and not _room("GPU")) else "GPU"
         room = _room(self.kind)
         if room < self.count:

@@ -16,9 +16,9 @@ from raynas.arch import Arch
 from raynas.registry import check_options, resolve
 
 NETWORKS: dict[str, str] = {
-    "nasbench101": "trainables.networks.nasbench101:NASBench101Network",
-    "nasbench201": "trainables.networks.nasbench201:NASBench201Network",
-    "darts": "trainables.networks.darts:darts_network",
+    "nasbench101": "trainables.learning.networks.nasbench101:NASBench101Network",
+    "nasbench201": "trainables.learning.networks.nasbench201:NASBench201Network",
+    "darts": "trainables.learning.networks.darts:darts_network",
 }
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from raynas.predictors.base import Floats, Prediction, check_candidates, check_observations
+from raynas.model.predictors.base import Floats, Prediction, check_candidates, check_observations
 
 
 @dataclass(frozen=True)

@@ -19,12 +19,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 from raynas.arch import Arch
 from raynas.errors import ConfigError, RaynasError, ResumeError
-from trainables.augmentation import cutout, random_crop, random_flip
-from trainables.data import Data
-from trainables.networks import make_network
-from trainables.networks.operations import memory_format
-from trainables.recipes import Recipe
-from trainables.rmsprop import TensorFlowRMSprop
+from trainables.learning.augmentation import cutout, random_crop, random_flip
+from trainables.learning.data import Data
+from trainables.learning.networks import make_network
+from trainables.learning.networks.operations import memory_format
+from trainables.learning.recipes import Recipe
+from trainables.learning.rmsprop import TensorFlowRMSprop
 
 FORMAT = 1  # of `Trainer.state_dict`
 

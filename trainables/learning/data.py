@@ -19,9 +19,9 @@ from torch import Tensor
 
 from raynas.errors import RaynasError
 from raynas.registry import keywords, resolve, unknown
-from trainables.splits import DataError as DataError
-from trainables.splits import Files, StreamedSplit, pixels, sample
-from trainables.splits import Split as Split
+from trainables.learning.splits import DataError as DataError
+from trainables.learning.splits import Files, StreamedSplit, pixels, sample
+from trainables.learning.splits import Split as Split
 
 TEST_FRACTION = 0.2  # of the images of a data set without a published test set
 IMAGE_FILES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})

@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from raynas.predictors.base import FittedPredictor, Prediction, Predictor
+from raynas.model.predictors.base import FittedPredictor, Prediction, Predictor
 from raynas.registry import make
 
-PREDICTORS: dict[str, Any] = {"mlp": "raynas.predictors.mlp:MLPEnsemble", "gp": "raynas.predictors.gp:GaussianProcess"}
+PREDICTORS: dict[str, Any] = {"mlp": "raynas.model.predictors.mlp:MLPEnsemble", "gp": "raynas.model.predictors.gp:GaussianProcess"}
 
 
 def make_predictor(name: str, options: dict[str, Any] | None = None) -> Predictor:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from raynas.ranks import mean_ranks
+from raynas.model.ranks import mean_ranks
 
 Floats = NDArray[np.float64]
 

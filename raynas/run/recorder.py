@@ -12,12 +12,13 @@ from pyarrow.fs import FileSelector, FileType
 from ray.train._internal.session import _TrainingResult
 from ray.tune import Callback, Checkpoint
 
-from raynas import results
+from raynas import storage
 from raynas.arch import Arch
-from raynas.display import Display, Progress
-from raynas.results import RunStore, Tables
-from raynas.schedulers import show
-from raynas.tensorboard import RunSummary
+from raynas.results import Tables
+from raynas.run.display import Display, Progress
+from raynas.run.schedulers import show
+from raynas.run.store import RunStore
+from raynas.run.tensorboard import RunSummary
 from searchers import ArchSearcher
 
 logger = logging.getLogger(__name__)
@@ -53,9 +54,9 @@ class Recorder(Callback):  # type: ignore[misc]  # ray has no types
         before: Tables | None = None,
     ) -> None:
         self.uri, self.searcher, self.max_epochs, self.command = uri, searcher, max_epochs, command
-        self._fs, self._root = results.filesystem(uri)
+        self._fs, self._root = storage.filesystem(uri)
         self.store = RunStore(uri)
-        self.summary = RunSummary(results.join(uri, "tensorboard"), per_trial)
+        self.summary = RunSummary(storage.join(uri, "tensorboard"), per_trial)
         self.display: Display | None = None
         self.progress = Progress(trials)
         self.best: dict[str, Any] | None = None  # the row of the best trial
@@ -246,7 +247,7 @@ class Recorder(Callback):  # type: ignore[misc]  # ray has no types
             keys = ("trial_id", "arch_id", "status", "epochs", "valid_accuracy", "test_accuracy", "parameters", "flops", "train_seconds")
             value = {"arch": json.loads(self.best["arch"])} | {key: self.best.get(key) for key in keys}
             value |= {"recommended": recommended and recommended.to_config(), "train": self.command}
-            results.write_json(self.uri, "best.json", value)
+            storage.write_json(self.uri, "best.json", value)
 
     def close(self) -> None:
         """Writes everything and merges the parts."""

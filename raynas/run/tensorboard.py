@@ -17,7 +17,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.text.summary_v2 import text_pb
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-from raynas.results import filesystem, join, make_folder, write_bytes
+from raynas.storage import filesystem, join, make_folder, write_bytes
 
 
 class SummaryWriter:

@@ -7,7 +7,7 @@ from typing import Any, Protocol, Self
 
 import torch
 
-from trainables.training import Trainer, make_device
+from trainables.learning.trainer import Trainer, make_device
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from raynas.errors import ConfigError
-from raynas.predictors.base import Floats, Prediction, check_candidates, check_observations
+from raynas.model.predictors.base import Floats, Prediction, check_candidates, check_observations
 
 Loss = Literal["mae", "mse"]
 Schedule = Literal["cosine", "constant"]

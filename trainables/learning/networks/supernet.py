@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from raynas.arch import Arch
 from raynas.errors import ConfigError
 from raynas.spaces.darts import KINDS, NODES, OPS, DARTSSpace
-from trainables.networks.darts import FactorizedReduce, operation
-from trainables.networks.operations import check_counts, pooled, relu_conv_bn, stem, stem_halvings
+from trainables.learning.networks.darts import FactorizedReduce, operation
+from trainables.learning.networks.operations import check_counts, pooled, relu_conv_bn, stem, stem_halvings
 
 STARTS = tuple(node * (node + 3) // 2 for node in range(NODES + 1))  # the first edge into each node, and the number of edges
 EDGES = STARTS[NODES]  # 14

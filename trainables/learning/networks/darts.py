@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from raynas.arch import Arch
 from raynas.errors import ConfigError
 from raynas.spaces.darts import NODES, DARTSSpace
-from trainables.networks.operations import LARGE, Zero, check_counts, conv_bn, pooled, relu_conv_bn, stem
+from trainables.learning.networks.operations import LARGE, Zero, check_counts, conv_bn, pooled, relu_conv_bn, stem
 
 
 def depthwise(channels: int, kernel: int, stride: int, dilation: int, affine: bool = True, inplace: bool = False) -> nn.Sequential:

@@ -15,13 +15,13 @@ from ray import tune
 from ray.train._internal.session import _TrainingResult
 from rich.console import Console
 
-from raynas import results
+from raynas import storage
 from raynas.arch import Arch
 from raynas.config import RunConfig
-from raynas.display import percent
 from raynas.errors import ConfigError
-from raynas.recorder import failure
 from raynas.registry import check_options, resolve
+from raynas.run.display import percent
+from raynas.run.recorder import failure
 from raynas.spaces import make_space
 from trainables import TRAINABLES
 
@@ -87,7 +87,7 @@ class OneShot:
         return list(found.values())
 
     def _tune(self, log: "SearchLog", slots: int, console: Console) -> None:
-        config, (filesystem, path) = self.config, results.filesystem(results.join(self.uri, FOLDER))
+        config, (filesystem, path) = self.config, storage.filesystem(storage.join(self.uri, FOLDER))
         tuner = tune.Tuner(
             tune.with_resources(self.trainable, {"cpu": config.cpus_per_trial, "gpu": config.gpus_per_trial}),
             param_space=self.trial_config | {"seed": tune.grid_search(log.open)},
@@ -113,8 +113,8 @@ class SearchLog(tune.Callback):  # type: ignore[misc]  # ray has no types
     def __init__(self, uri: str, seeds: range) -> None:
         self.uri, self.seeds = uri, seeds
         self.console: Console | None = None
-        self._fs, self._root = results.filesystem(uri)
-        known = results.read_json(uri, FILE) if results.exists(uri, FILE) else []
+        self._fs, self._root = storage.filesystem(uri)
+        known = storage.read_json(uri, FILE) if storage.exists(uri, FILE) else []
         self.rows: dict[int, dict[str, Any]] = {row["seed"]: row for row in known}
         self._shown = time.monotonic()
         empty = dict.fromkeys(("epoch", "valid_accuracy", "seconds", "arch", "error", "checkpoint"))
@@ -183,7 +183,7 @@ class SearchLog(tune.Callback):  # type: ignore[misc]  # ray has no types
         self._say(f"seed {row['seed']}: {found}")
 
     def _write(self) -> None:
-        results.write_json(self.uri, FILE, list(self.rows.values()))
+        storage.write_json(self.uri, FILE, list(self.rows.values()))
 
     def _say(self, text: str) -> None:
         if self.console is not None:

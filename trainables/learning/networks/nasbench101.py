@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from raynas.arch import Arch
 from raynas.errors import ConfigError
 from raynas.spaces.nasbench101 import Matrix, NASBench101Space, vertex_channels
-from trainables.networks.operations import check_counts, conv_bn, pooled, stem, stem_halvings
+from trainables.learning.networks.operations import check_counts, conv_bn, pooled, stem, stem_halvings
 
 # Standard deviation of a standard normal variable truncated at two of its own, by which TensorFlow corrects.
 TRUNCATED_DEVIATION = 0.87962566103423978

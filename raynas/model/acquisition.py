@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from raynas.predictors.base import Prediction
+from raynas.model.predictors.base import Prediction
 
 Floats = NDArray[np.float64]
 Acquisition = Callable[[Prediction, float, np.random.Generator], Floats]  # (prediction, best observed value, rng) -> (m,)

@@ -1,0 +1,1 @@
+"""What a search method thinks with: encodings, predictors, targets, acquisition functions, candidates."""

@@ -1,0 +1,138 @@
+"""Files on a local path or any URI that pyarrow or fsspec opens; every file appears complete or not at all."""
+
+import json
+import math
+import os
+import secrets
+from collections.abc import Mapping
+from numbers import Real
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.fs as pafs
+
+from raynas.errors import ResultsError
+
+
+def filesystem(uri: str) -> tuple[Any, str]:
+    """The pyarrow filesystem of a path or URI, and the path inside it, without a slash at the end.
+
+    Raises:
+        ResultsError: nothing opens the scheme, or the storage does not answer.
+    """
+    uri = str(uri)
+    if "://" not in uri:
+        return pafs.LocalFileSystem(), os.path.abspath(os.path.expanduser(uri))
+    try:
+        fs, path = pafs.FileSystem.from_uri(uri)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):  # a scheme that pyarrow does not know
+        fs, path = _fsspec(uri)
+    except OSError as error:
+        raise ResultsError(f"cannot open {uri}: {first_line(error)}") from error
+    return fs, path.rstrip("/") or "/"
+
+
+def _fsspec(uri: str) -> tuple[Any, str]:
+    try:
+        fs, path = fsspec.core.url_to_fs(uri)
+    except (ValueError, ImportError, OSError) as error:
+        raise ResultsError(f"cannot open {uri}: {first_line(error)}; allowed: a path, or a URI such as s3://, gs:// or file://") from error
+    return pafs.PyFileSystem(pafs.FSSpecHandler(fs)), path
+
+
+def join(uri: str, *names: str) -> str:
+    """`uri` with further path components, placed before the options (`?...`) that a URI may carry."""
+    head, mark, options = uri.partition("?") if "://" in uri else (uri, "", "")
+    return "/".join([head.rstrip("/"), *names]) + mark + options
+
+
+def first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def make_folder(fs: Any, path: str) -> None:
+    """Creates a folder and those above it, if need be.
+
+    Raises:
+        ResultsError: the storage refuses.
+    """
+    try:
+        fs.create_dir(path, recursive=True)
+    except OSError as error:
+        raise ResultsError(f"cannot create the folder {path}: {first_line(error)}") from error
+
+
+def write_bytes(fs: Any, path: str, data: Any, temporary_in: str | None = None) -> None:
+    """Writes a file that appears complete or not at all: under a temporary name in the folder `temporary_in`, or its own, then renamed.
+
+    Raises:
+        ResultsError: the storage refuses.
+    """
+    temporary = f"{temporary_in or path.rpartition('/')[0]}/.tmp-{secrets.token_hex(8)}"
+    try:
+        with fs.open_output_stream(temporary) as stream:
+            stream.write(data)
+        fs.move(temporary, path)
+    except OSError as error:
+        raise ResultsError(f"cannot write {path}: {first_line(error)}") from error
+
+
+def read_bytes(fs: Any, path: str) -> Any:
+    """The content as a pyarrow buffer; FileNotFoundError is left to the caller, any other failure is a ResultsError."""
+    try:
+        with fs.open_input_file(path) as file:
+            return file.read_buffer()
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise ResultsError(f"cannot read {path}: {first_line(error)}") from error
+
+
+def finite(value: Any) -> Any:
+    """`value` with every NaN and infinity in it replaced by None."""
+    if isinstance(value, Mapping):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    return None if isinstance(value, Real) and not math.isfinite(value) else value
+
+
+def write_json(uri: str, name: str, value: Any) -> None:
+    """Writes plain JSON as file `name` of a run folder, in one step; NaN and infinities become null.
+
+    Raises:
+        ResultsError: the storage refuses.
+    """
+    text = json.dumps(finite(value), indent=2, allow_nan=False)
+    fs, root = filesystem(uri)
+    make_folder(fs, root)
+    write_bytes(fs, f"{root}/{name}", text.encode() + b"\n")
+
+
+def read_json(uri: str, name: str) -> Any:
+    """The value that `write_json` wrote.
+
+    Raises:
+        ResultsError: the file is missing or damaged.
+    """
+    fs, root = filesystem(uri)
+    try:
+        return json.loads(read_bytes(fs, f"{root}/{name}").to_pybytes())
+    except FileNotFoundError:
+        raise ResultsError(f"{join(uri, name)} does not exist; is {uri} the folder of a run?") from None
+    except ValueError as error:
+        raise ResultsError(f"{join(uri, name)} is not valid JSON: {first_line(error)}") from error
+
+
+def exists(uri: str, name: str) -> bool:
+    """Whether a run folder holds the file `name`.
+
+    Raises:
+        ResultsError: the storage does not answer.
+    """
+    fs, root = filesystem(uri)
+    try:
+        return bool(fs.get_file_info(f"{root}/{name}").type == pafs.FileType.File)
+    except OSError as error:
+        raise ResultsError(f"cannot read {uri}: {first_line(error)}") from error

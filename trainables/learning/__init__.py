@@ -1,0 +1,1 @@
+"""The library of torch below the trials: data, recipes, networks, training."""
