@@ -19,7 +19,7 @@ from raynas.run.display import Display, Progress
 from raynas.run.schedulers import show
 from raynas.run.store import RunStore
 from raynas.run.tensorboard import RunSummary
-from searchers import ArchSearcher
+from searchers.tune import TuneSearcher
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ class Recorder(Callback):  # type: ignore[misc]  # ray has no types
     def __init__(
         self,
         uri: str,
-        searcher: ArchSearcher,
+        searcher: TuneSearcher,
         trials: int,
         max_epochs: int | None,
         command: str,

@@ -24,11 +24,12 @@ from raynas.run.recorder import Recorder
 from raynas.run.schedulers import make_scheduler, remembers, replay
 from raynas.run.slots import needs_of, slots
 from raynas.run.summary import Run, read_run
-from raynas.run.supernets import Supernets, is_oneshot
+from raynas.run.supernets import Supernets, oneshot_method
 from raynas.run.train_command import train_command
-from raynas.run.warm_start import dataset_of, known, warm_tables
+from raynas.run.warm_start import dataset_of, observations, warm_tables
 from raynas.spaces import SearchSpace, make_space
-from searchers import ArchSearcher, make_searcher
+from searchers import Method, make_searcher
+from searchers.tune import TuneSearcher
 from trainables import TRAINABLES
 from trainables.base import Plan
 
@@ -58,8 +59,9 @@ class Session:
         self.trial_config = self._trial_config()
         self.plan = self._plan()
         self.space: SearchSpace = getattr(self.plan, "space", None) or self.whole_space  # what trials can answer
-        self.supernets = Supernets(config, uri) if is_oneshot(config.searcher) else None  # finds architectures; else the searcher does
-        self.searcher = self._searcher()
+        method = oneshot_method(config.searcher, config.searcher_options)
+        self.supernets = None if method is None else Supernets(method, config, uri)  # they find the architectures of a one-shot search
+        self.searcher = self._searcher(method)
         first = self.objective.first
         self.scheduler = make_scheduler(
             config.scheduler, first.name, first.direction or "max", self.plan.max_epochs, config.scheduler_options
@@ -86,29 +88,24 @@ class Session:
         made: Plan = plan(**self.trial_config)
         return made
 
-    def _searcher(self) -> ArchSearcher:
+    def _searcher(self, method: Method | None) -> TuneSearcher:
         config = self.config
-        name, options = (config.searcher, config.searcher_options) if self.supernets is None else ("random", {})
-        points = options.get("points_to_evaluate", [])
-        for point in points if isinstance(points, list) else []:
-            if not isinstance(point, dict):
-                raise ConfigError(f"points_to_evaluate holds architectures as mappings, as in best.json under 'arch', not {point!r}")
+        settings: dict[str, Any] = {
+            "objective": self.objective,
+            "seed": config.seed if self.before is None else (config.seed, len(self.before.trials)),  # not the same draws again
+            "max_epochs": self.plan.max_epochs,
+            # Beside trials that answer at once another process would always come too late.
+            "fitting": "inline" if self.plan.instant else "process",
+        }
+        if method is not None:
+            return TuneSearcher(self.space, method=method, **settings)
         try:
-            return make_searcher(
-                name,
-                self.space,
-                options,
-                metric=self.objective.first.name,
-                mode=self.objective.first.direction,
-                seed=config.seed if self.before is None else (config.seed, len(self.before.trials)),  # not the same draws again
-                max_epochs=self.plan.max_epochs,
-                # Beside trials that answer at once a thread would always come too late.
-                fitting="inline" if self.plan.instant else "thread",
-            )
+            return make_searcher(config.searcher, self.space, config.searcher_options, **settings)
         except RaynasError:
             raise
         except Exception as error:  # whatever a class of the user's own raises
-            raise ConfigError(f"the searcher {name!r} cannot be made with {options}: {type(error).__name__}: {error}") from error
+            problem = f"{type(error).__name__}: {error}"
+            raise ConfigError(f"searcher {config.searcher!r} cannot be made with {config.searcher_options}: {problem}") from error
 
     def run(self) -> Run:
         """Runs to the end, or until Ctrl-C; what is known then is on disk. A Ray that was running before is left running."""
@@ -133,6 +130,7 @@ class Session:
                 self.console.print("interrupted")
             finally:
                 recorder.close()
+                self.searcher.engine.close()
         return read_run(self.uri, self.config, self.objective, recorder.progress.trials, self.searcher.exhausted)
 
     def _write_config(self) -> None:
@@ -158,9 +156,8 @@ class Session:
 
     def _tell(self, recorder: Recorder) -> None:
         """Tells searcher and scheduler what earlier sessions and other runs found out, and puts unfinished trials first."""
-        for tables in [*self.warm, *([] if self.before is None else [self.before])]:
-            for arch, outcome, curve in known(self.whole_space, tables, self.objective, self.plan.max_epochs):
-                self.searcher.observe(arch, outcome.status, curve)
+        engine, earlier = self.searcher.engine, [*self.warm, *([] if self.before is None else [self.before])]
+        engine.tell_many([told for tables in earlier for told in observations(engine, self.whole_space, tables)])
         if self.before is None:
             return
         self.searcher.enqueue(self.whole_space.from_config(json.loads(row["arch"])) for row in recorder.unfinished.values())

@@ -11,7 +11,7 @@ from raynas.arch import Arch
 from raynas.config import RESUMABLE, RunConfig, make_config
 from raynas.errors import ConfigError, ResultsError, ResumeError
 from raynas.run.schedulers import SCHEDULERS
-from raynas.run.supernets import SEEDS, is_oneshot, respelled
+from raynas.run.supernets import SEEDS, oneshot_method, respelled
 from raynas.spaces import SPACES
 from searchers import SEARCHERS
 from trainables import TRAINABLES
@@ -37,8 +37,9 @@ def new_run(given: Mapping[str, Any]) -> tuple[RunConfig, str]:
         ResultsError: the folder holds a run.
     """
     values = plain(given)
-    oneshot = is_oneshot(values.get("searcher", "bananas"))
-    config = make_config(({"trials": SEEDS, "trainable": "train"} if oneshot else {}) | values, RunConfig)
+    config = make_config(values, RunConfig)
+    if oneshot_method(config.searcher, {}) is not None:
+        config = make_config({"trials": SEEDS, "trainable": "train"} | values, RunConfig)
     uri = config.out or _new_folder(config)
     if storage.exists(uri, "config.json") or storage.exists(uri, "parts"):
         raise ResultsError(f"{uri} already holds a run; go on with it by --resume {uri}, or choose another --out")

@@ -24,25 +24,23 @@ from raynas.registry import check_options, resolve
 from raynas.run.display import percent
 from raynas.run.recorder import failure
 from raynas.spaces import make_space
-from searchers import SEARCHERS
+from searchers import SEARCHERS, OneShot
 from trainables import TRAINABLES
 
 FILE, FOLDER = "oneshot.json", "oneshot"  # in the run folder: results, and what Tune writes while the searches run
 
 _LINE_SECONDS = 10.0  # between two lines about a search under way
 _SHARED = ("data_dir", "device")  # options of the trials that train, which a search has too unless it is given others
-ONESHOT = ("darts", "pc-darts", "random-ws")
 SEEDS = 4  # searches unless told otherwise, as in Liu et al. 2019, https://arxiv.org/abs/1806.09055, section 3.2
 
 
-def is_oneshot(searcher: str) -> bool:
-    """Whether the method trains a supernet instead of proposing one architecture after another.
-
-    Raises:
-        UnknownNameError: there is no such method.
-    """
-    known = {name: path for name, path in TRAINABLES.items() if name in ONESHOT} | SEARCHERS
-    return bool(getattr(resolve(known, searcher, "searcher"), "oneshot", False))
+def oneshot_method(name: str, options: Mapping[str, Any]) -> OneShot | None:
+    """The one-shot search `name`, or that of the trial `module:Class`; None for any other method."""
+    if isinstance(trial := SEARCHERS.get(name), str):
+        return OneShot(trial=trial, options=options)
+    if ":" in name and getattr(resolve({}, name, "searcher"), "oneshot", False):
+        return OneShot(trial=name, options=options)
+    return None
 
 
 def respelled(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -80,11 +78,11 @@ class Supernets:
         UnknownNameError: no such option.
     """
 
-    def __init__(self, config: RunConfig, uri: str) -> None:
+    def __init__(self, method: OneShot, config: RunConfig, uri: str) -> None:
         self.config, self.uri = config, uri
-        self.trainable = resolve(TRAINABLES, config.searcher, "searcher")
+        self.trainable = resolve({}, method.trial, "searcher")
         shared = {key: config.trainable_options[key] for key in _SHARED if key in config.trainable_options}
-        options = check_options(self.trainable.Options, shared | config.searcher_options, f"searcher {config.searcher!r}")
+        options = check_options(self.trainable.Options, shared | dict(method.options), f"searcher {config.searcher!r}")
         common = {"space": config.space, "space_options": config.space_options, "dataset": config.dataset}
         self.trainable.plan(**options | common, seed=config.seed)
         self.trial_config = options | common

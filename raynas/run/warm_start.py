@@ -2,43 +2,30 @@
 
 import json
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 from raynas import results, storage
-from raynas.arch import Arch
 from raynas.config import RunConfig, make_config
 from raynas.errors import ConfigError, ResultsError, TableError
-from raynas.outcome import Objective, Outcome
+from raynas.history import Observation
 from raynas.results import Tables
 from raynas.run.settings import plain
 from raynas.spaces import SearchSpace
 from raynas.tables import Table
+from searchers import Engine
 
 
-class Known(NamedTuple):
-    """How a trial ended, and what it reported under way."""
-
-    arch: Arch
-    outcome: Outcome
-    curve: list[tuple[float, float]]  # (budget, first objective's metric), budgets ascending
-
-
-def known(space: SearchSpace, tables: Tables, objective: Objective, max_epochs: int | None) -> Iterator[Known]:
-    """What the trials in `tables` that have ended say, where `max_epochs` is the budget of a full evaluation."""
-    name = objective.first.name
+def observations(engine: Engine, space: SearchSpace, tables: Tables) -> Iterator[Observation]:
+    """What the trials in `tables` that have ended say, in the eyes of the search that `engine` is."""
+    name = engine.objective.first.name
     curves: dict[str, list[tuple[float, float]]] = {}
     for report in tables.reports.to_pylist():
         if report.get(name) is not None:
             curves.setdefault(report["trial_id"], []).append((report["epoch"], report[name]))
     for row in tables.trials.to_pylist():
-        arch = space.from_config(json.loads(row["arch"]))
         error = (row["error"] or "it failed") if row["status"] == "failed" else None
-        report = row | {"epoch": row["epochs"]}
-        yield Known(
-            arch,
-            objective.judge(report, max_epochs, error=error, costs=space.cost(arch)._asdict()),
-            curves.get(row["trial_id"], []),
-        )
+        arch = space.from_config(json.loads(row["arch"]))
+        yield engine.observation(arch, row | {"epoch": row["epochs"]}, curves.get(row["trial_id"], []), error=error)
 
 
 def dataset_of(config: RunConfig) -> str:
