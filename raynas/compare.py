@@ -28,13 +28,15 @@ from raynas import storage
 from raynas.cli import DONE, Parser, add_flags, run_command
 from raynas.config import assign, make_config, provenance, read_yaml
 from raynas.errors import ConfigError
+from raynas.outcome import VALID_ACCURACY
 from raynas.registry import resolve
-from raynas.run.recorder import METRIC
 from raynas.run.schedulers import SCHEDULERS, make_scheduler
 from raynas.simulate import SimulatedResult, Simulation
 from raynas.spaces import make_space
 from raynas.tables import Table, open_table
 from searchers import ArchSearcher, make_searcher
+
+METRIC = VALID_ACCURACY.name
 
 CURVES = pa.schema(
     [

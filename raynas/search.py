@@ -15,6 +15,7 @@ from typing import Any
 # Tune's own tables would tear the live one apart; Tune reads these when it is imported.
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+os.environ.setdefault("TUNE_PRINT_ALL_TRIAL_ERRORS", "0")  # the recorder says in one line what failed
 os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")  # epochs may take less than the 5 s of this
 
 import ray
@@ -25,17 +26,20 @@ from raynas import results, storage
 from raynas.cli import DONE, FAILED, INTERRUPTED, Parser, add_flags, run_command
 from raynas.config import RESUMABLE, RunConfig, assign, make_config, provenance, read_yaml
 from raynas.errors import ConfigError, ResultsError, ResumeError
+from raynas.outcome import VALID_ACCURACY, Objective
 from raynas.registry import check_options, resolve
 from raynas.results import Tables
 from raynas.run.connect import connect
 from raynas.run.display import Display, percent
-from raynas.run.recorder import METRIC, Recorder
+from raynas.run.recorder import Recorder
 from raynas.run.schedulers import make_scheduler, remembers, replay
 from raynas.run.supernets import SEEDS, OneShot, is_oneshot
 from raynas.spaces import make_space
 from searchers import ArchSearcher, make_searcher
 from trainables import TRAINABLES
 from trainables.base import Plan
+
+METRIC = VALID_ACCURACY.name
 
 
 def parser() -> Parser:
@@ -159,12 +163,15 @@ class Search:
         recorder = Recorder(
             self.uri,
             self.searcher,
-            self.config.trials,
-            self.plan.max_epochs,
-            self._train_command(),
-            self.config.tensorboard_trials,
-            self.scheduler if remembers(self.scheduler) else None,
-            self.before,
+            objective=Objective(),
+            space=self.space,
+            trials=self.config.trials,
+            max_epochs=self.plan.max_epochs,
+            command=self._train_command(),
+            about={"space": self.config.space, "space_options": self.config.space_options},
+            per_trial=self.config.tensorboard_trials,
+            scheduler=self.scheduler if remembers(self.scheduler) else None,
+            before=self.before,
         )
         if self.before is not None:
             self._recall(recorder)
