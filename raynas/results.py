@@ -2,7 +2,12 @@
 
     trials.parquet, reports.parquet               one row a trial, one row a report
     parts/KIND-SEQUENCE-RANDOM.parquet            rows not merged yet; KIND is trials, reports or started (trials under way)
+    errors/TRIAL_ID.txt                           the whole text of an error
     config.json, best.json, ...                   see raynas/storage.py
+
+Columns that every run has come first; each further metric that trials reported follows as one of numbers, by name, null where it was
+not reported. Files may differ in these (DuckDB: `read_parquet('RUN/parts/trials-*.parquet', union_by_name=true)`), and what an earlier
+version of raynas wrote, with fewer columns, is read too.
 
 What lets a writer be killed at any moment, and a reader read meanwhile:
 
@@ -14,7 +19,7 @@ What lets a writer be killed at any moment, and a reader read meanwhile:
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -24,9 +29,9 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from raynas.errors import ResultsError
+from raynas.outcome import COSTS, METRICS, Outcome
 from raynas.storage import filesystem, first_line, read_bytes
 
-STATUSES = ("finished", "stopped", "failed")
 _ATTEMPTS = 10  # readings of a folder whose parts a live writer keeps merging
 
 
@@ -34,46 +39,86 @@ def _schema(required: Mapping[str, Any], optional: Mapping[str, Any]) -> Any:
     return pa.schema([pa.field(n, t, nullable=False) for n, t in required.items()] + [pa.field(n, t) for n, t in optional.items()])
 
 
+def _metrics(names: Iterable[str]) -> dict[str, Any]:
+    return {name: pa.int64() if name in COSTS else pa.float64() for name in names}
+
+
 TIME = pa.timestamp("us", tz="UTC")
 _TRIAL = {"order": pa.int64(), "trial_id": pa.string(), "arch_id": pa.string(), "arch": pa.string()}  # arch: JSON
-_METRICS = {"valid_accuracy": pa.float64(), "test_accuracy": pa.float64()}  # in [0, 1]
-_SECONDS = {"train_seconds": pa.float64(), "wall_seconds": pa.float64()}  # a table's seconds and those of the clock
 
 TRIALS = _schema(
     _TRIAL | {"status": pa.string()},
     {"epochs": pa.int64()}
-    | _METRICS
-    | {"parameters": pa.int64(), "flops": pa.int64()}
-    | _SECONDS
-    | {"started_at": TIME, "ended_at": TIME, "error": pa.string()},
+    | _metrics(name for name in METRICS if name != "train_loss")
+    | {"started_at": TIME, "ended_at": TIME, "error": pa.string(), "error_file": pa.string()},  # error: one line; the file has all of it
 )
-REPORTS = _schema({"trial_id": pa.string(), "epoch": pa.int64()}, _METRICS | {"train_loss": pa.float64()} | _SECONDS)
-STARTED = _schema(_TRIAL | {"started_at": TIME}, {"checkpoint": pa.string()})  # checkpoint: JSON, see raynas/run/recorder.py
+REPORTS = _schema({"trial_id": pa.string(), "epoch": pa.int64()}, _metrics(name for name in METRICS if name not in COSTS))
+STARTED = _schema(_TRIAL | {"started_at": TIME}, {"checkpoint": pa.string()})  # checkpoint: JSON, see raynas/run/checkpoints.py
 
 SCHEMAS = {"started": STARTED, "reports": REPORTS, "trials": TRIALS}  # in the order in which a flush writes them
+RESERVED = frozenset(name for schema in SCHEMAS.values() for name in schema.names) - METRICS.keys()  # no names for metrics
 _PART = re.compile(r"(trials|reports|started)-(\d{8})-[0-9a-f]{8}\.parquet")
 
 
 class Tables(NamedTuple):
-    """What a run folder holds, with the schemas TRIALS, REPORTS and STARTED."""
+    """What a run folder holds, with the columns of TRIALS, REPORTS and STARTED, and those of further metrics."""
 
     trials: Any  # pyarrow.Table, by order
     reports: Any  # pyarrow.Table, by the order of the trial, then by epoch
     started: Any  # pyarrow.Table, by order: trials that have no row in `trials`
 
 
-def _parse(data: Any, path: str, schema: Any) -> Any:
-    """The table in a Parquet file's bytes, with exactly `schema`."""
+def with_metrics(kind: str, names: Iterable[str]) -> Any:
+    """The schema of a table with those columns among `names` that are no fixed ones, as metrics."""
+    fixed = SCHEMAS[kind]
+    return pa.schema([*fixed, *(pa.field(name, pa.float64()) for name in sorted(set(names) - set(fixed.names)))])
+
+
+def united(kind: str, tables: Sequence[Any]) -> Any:
+    """All rows of one or more tables, whose metrics may differ."""
+    table = pa.concat_tables(tables, promote_options="default")
+    return table.select(with_metrics(kind, table.column_names).names)
+
+
+def metrics_of(row: Mapping[str, Any]) -> dict[str, float]:
+    """What a row of trials or reports knows of metrics, by name."""
+    return {name: value for name, value in row.items() if name not in RESERVED and value is not None}
+
+
+def outcome_of(row: Mapping[str, Any]) -> Outcome:
+    """What a row of trials says of its trial."""
+    return Outcome(row["status"], row["epochs"] or 0.0, metrics_of(row), row["error"])
+
+
+def _numeric(kind: Any) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))
+
+
+def _parse(data: Any, path: str, kind: str) -> Any:
+    """The table in a Parquet file's bytes; a column that a row may lack may be missing, and one that is not known is a metric."""
+    fixed = SCHEMAS[kind]
     try:
-        return pq.read_table(pa.BufferReader(data), use_threads=False).select(schema.names).cast(schema)
+        table = pq.read_table(pa.BufferReader(data), use_threads=False)
+        if missing := [field.name for field in fixed if not field.nullable and field.name not in table.column_names]:
+            raise ValueError(f"it has no column {', '.join(missing)}")
+        schema = with_metrics(kind, (field.name for field in table.schema if _numeric(field.type)))
+        columns = [
+            table[name].cast(schema.field(name).type, safe=name in fixed.names)
+            if name in table.column_names
+            else pa.nulls(len(table), schema.field(name).type)
+            for name in schema.names
+        ]
+        return pa.table(columns, names=schema.names).cast(schema)
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
-        raise ResultsError(f"{path} is damaged ({first_line(error)}); deleting it loses its rows but lets the rest be read") from error
+        raise ResultsError(
+            f"{path} is damaged ({first_line(error)}); put a copy of it in its place, or move it elsewhere: the rest can be read without it"
+        ) from error
 
 
 def _merged(fs: Any, root: str, kind: str) -> Any:
     path = f"{root}/{kind}.parquet"
     try:
-        return _parse(read_bytes(fs, path), path, SCHEMAS[kind])
+        return _parse(read_bytes(fs, path), path, kind)
     except FileNotFoundError:
         return SCHEMAS[kind].empty_table()
 
@@ -99,10 +144,10 @@ def _unique(table: Any, keys: list[str], keep: str) -> Any:
 
 def _arrange(rows: Mapping[str, list[Any]]) -> Tables:
     """One sorted table a kind, without the rows that are there twice."""
-    trials = _unique(pa.concat_tables(rows["trials"]), ["trial_id"], "max").sort_by("order")
-    started = _unique(pa.concat_tables(rows["started"]), ["trial_id"], "max").sort_by("order")
+    trials = _unique(united("trials", rows["trials"]), ["trial_id"], "max").sort_by("order")
+    started = _unique(united("started", rows["started"]), ["trial_id"], "max").sort_by("order")
     started = started.filter(pc.invert(pc.is_in(started["trial_id"], value_set=trials["trial_id"].combine_chunks())))
-    reports = _unique(pa.concat_tables(rows["reports"]), ["trial_id", "epoch"], "min")
+    reports = _unique(united("reports", rows["reports"]), ["trial_id", "epoch"], "min")
     known = pa.concat_tables([trials.select(["trial_id", "order"]), started.select(["trial_id", "order"])]).combine_chunks()
     order = known["order"].take(pc.index_in(reports["trial_id"], value_set=known["trial_id"].combine_chunks()))
     keys = reports.append_column("order", order)
@@ -123,7 +168,7 @@ def collect(fs: Any, root: str) -> tuple[Tables, list[str]]:
         rows["trials"] = [_merged(fs, root, "trials")]
         rows["reports"] = [_merged(fs, root, "reports")]  # after trials: a trial that is seen has its reports
         for path, data in zip(parts, contents, strict=True):
-            rows[kind_of(path)].append(_parse(data, path, SCHEMAS[kind_of(path)]))
+            rows[kind_of(path)].append(_parse(data, path, kind_of(path)))
         return _arrange(rows), parts
     raise ResultsError(f"{root} changes faster than it can be read; try again")
 

@@ -21,7 +21,7 @@ def trial(order: int, **changes: Any) -> dict[str, Any]:
     del row["checkpoint"]
     metrics = {"epochs": 3, "valid_accuracy": 0.9, "test_accuracy": 0.8, "parameters": 1000, "flops": 2000}
     times = {"train_seconds": 60.0, "wall_seconds": 2.0, "ended_at": NOW}
-    return row | metrics | times | {"status": "finished", "error": None} | changes
+    return row | metrics | times | {"status": "finished", "error": None, "error_file": None} | changes
 
 
 def report(order: int, epoch: int, **changes: Any) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 import duckdb
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
@@ -17,7 +18,8 @@ from run_rows import NOW, add, keys, report, started, tree, trial
 
 from raynas import storage
 from raynas.errors import ResultsError
-from raynas.results import REPORTS, STARTED, TRIALS, read
+from raynas.outcome import Outcome
+from raynas.results import REPORTS, RESERVED, STARTED, TRIALS, outcome_of, read
 from raynas.run.store import MAX_PARTS, RunStore
 
 
@@ -132,7 +134,87 @@ def test_many_parts_are_merged(tmp_path: Path) -> None:
     assert keys(str(tmp_path))[0] == [f"t{order}" for order in range(60)]
 
 
+# Metrics that have no fixed column
+
+
+def test_each_further_metric_is_a_column_after_the_fixed_ones(uri: str) -> None:
+    store = RunStore(uri)
+    store.add_trial(trial(0, latency=2.5, f1=0.5))
+    store.add_report(report(0, 1, f1=0.25))
+    store.flush()
+    store.add_trial(trial(1, energy=np.float32(3.5), latency=math.nan, memory=7))
+    store.add_trial(trial(2))
+    store.add_report(report(1, 1, latency=2.0))
+    names = ["energy", "f1", "latency", "memory"]
+    for finish in (store.flush, store.compact, store.close):
+        finish()
+        tables = read(uri)
+        assert tables.trials.schema.names == [*TRIALS.names, *names]
+        assert tables.reports.schema.names == [*REPORTS.names, "f1", "latency"]
+        assert {tables.trials.schema.field(name).type for name in names} == {pa.float64()}
+        values = [[row[name] for name in names] for row in tables.trials.to_pylist()]
+        assert values == [[None, 0.5, 2.5, None], [3.5, None, None, 7.0], [None] * 4]
+        assert [(row["f1"], row["latency"]) for row in tables.reports.to_pylist()] == [(0.25, None), (None, 2.0)]
+
+
+def test_a_run_of_an_earlier_version_is_read_and_goes_on(tmp_path: Path) -> None:
+    store = RunStore(str(tmp_path))
+    add(store, 0)
+    store.close()
+    for kind, lost in (("trials", ["error_file", "wall_seconds"]), ("reports", ["train_loss"])):
+        path = tmp_path / f"{kind}.parquet"
+        pq.write_table(pq.read_table(path).drop_columns(lost), path)
+    tables = read(str(tmp_path))
+    assert tables.trials.to_pylist() == [trial(0, wall_seconds=None)]
+    assert {row["train_loss"] for row in tables.reports.to_pylist()} == {None}
+    store = RunStore(str(tmp_path))
+    store.add_trial(trial(1, latency=1.0, error_file="errors/t1.txt"))
+    store.close()
+    assert read(str(tmp_path)).trials.to_pylist() == [
+        trial(0, wall_seconds=None, latency=None),
+        trial(1, latency=1.0, error_file="errors/t1.txt"),
+    ]
+
+
+def test_of_columns_that_are_not_known_those_of_numbers_are_kept(tmp_path: Path) -> None:
+    store = RunStore(str(tmp_path))
+    add(store, 0)
+    store.close()
+    path = tmp_path / "trials.parquet"
+    table = pq.read_table(path).append_column("kelvin", pa.array([2**60 + 1], pa.int64())).append_column("note", pa.array(["text"]))
+    pq.write_table(table, path)
+    assert read(str(tmp_path)).trials.to_pylist() == [trial(0, kelvin=float(2**60))]
+    store = RunStore(str(tmp_path))
+    add(store, 1)
+    store.close()
+    assert read(str(tmp_path)).trials.to_pylist() == [trial(0, kelvin=float(2**60)), trial(1, kelvin=None)]
+
+
+def test_a_row_says_how_its_trial_ended() -> None:
+    outcome = outcome_of(trial(0, latency=2.5, energy=None, status="stopped"))
+    fixed = {"valid_accuracy": 0.9, "test_accuracy": 0.8, "parameters": 1000, "flops": 2000, "train_seconds": 60.0, "wall_seconds": 2.0}
+    assert outcome == Outcome("stopped", 3.0, fixed | {"latency": 2.5})
+    assert outcome_of(trial(0, status="failed", epochs=None, error="no")) == Outcome("failed", 0.0, fixed, "no")
+    assert not RESERVED & fixed.keys()
+    assert {"order", "status", "arch", "checkpoint", "epoch", "error_file"} <= RESERVED
+
+
 # Other readers
+
+
+def test_duckdb_and_pandas_read_metrics(tmp_path: Path) -> None:
+    store = RunStore(str(tmp_path))
+    store.add_trial(trial(0))
+    store.flush()
+    store.add_trial(trial(1, **{"latency": 2.5, "F1 score": 0.5}))
+    store.flush()
+    query = 'select latency, "F1 score" from read_parquet(\'{}\', union_by_name=true) order by "order"'
+    for place in ("parts/trials-*.parquet", "trials.parquet"):
+        assert duckdb.sql(query.format(tmp_path / place)).fetchall() == [(None, None), (2.5, 0.5)]
+        store.compact()
+    frame = pd.read_parquet(tmp_path / "trials.parquet")
+    assert list(frame.columns) == [*TRIALS.names, "F1 score", "latency"]
+    assert list(frame["latency"].fillna(-1)) == [-1, 2.5]
 
 
 def test_duckdb_reads_the_parts_and_the_merged_file(tmp_path: Path) -> None:
@@ -169,7 +251,7 @@ def test_pandas_reads_the_merged_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["empty", "cut", "noise", "foreign"])
-def test_a_damaged_part_is_named_and_can_be_deleted(tmp_path: Path, damage: str) -> None:
+def test_a_damaged_part_is_named_and_can_be_moved_away(tmp_path: Path, damage: str) -> None:
     store = RunStore(str(tmp_path))
     for order in (0, 1):
         store.add_trial(trial(order))
@@ -180,10 +262,13 @@ def test_a_damaged_part_is_named_and_can_be_deleted(tmp_path: Path, damage: str)
     pd.DataFrame({"x": [1]}).to_parquet(foreign)
     noise = content[:30] + b"\xff" * 60 + content[90:]
     part.write_bytes({"empty": b"", "cut": content[:-100], "noise": noise, "foreign": foreign.read_bytes()}[damage])
-    with pytest.raises(ResultsError, match=r"^\S+parquet is damaged \(.*\); deleting it loses its rows but lets the rest be read$") as info:
+    with pytest.raises(
+        ResultsError, match=r"^\S+parquet is damaged \(.*\); put a copy .* elsewhere: the rest can be read without it$"
+    ) as info:
         read(str(tmp_path))
     assert str(part) in str(info.value)
-    part.unlink()
+    assert "delet" not in str(info.value)
+    part.rename(tmp_path / "elsewhere.parquet")
     assert keys(str(tmp_path))[0] == ["t1"]
 
 
@@ -207,7 +292,7 @@ def test_a_missing_folder_is_an_error(tmp_path: Path, missing: str) -> None:
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        (trial(0, accuracy=1.0), "a row of trials has no column accuracy; allowed: order, trial_id"),
+        (trial(0, note="text"), "a row of trials has no column note; allowed: order, trial_id, .*, and numbers as metrics"),
         (trial(0, arch=None), "a row of trials lacks arch"),
         (trial(0, status="done"), "status 'done' of a trial is not one of finished, stopped, failed"),
         (trial(0, ended_at=NOW.replace(tzinfo=None)), "ended_at in a row of trials is not a datetime with a time zone"),

@@ -80,13 +80,14 @@ def test_an_event_is_readable_before_close(tmp_path: Path) -> None:
 
 def test_the_summary_run_has_the_incumbent_over_three_axes(tmp_path: Path) -> None:
     run = RunSummary(str(tmp_path))
-    run.trial_done(10, 12.7, 3000.2, 0.8, None)
-    run.trial_done(11, 13.9, 3100.0, 0.9, 0.88)
+    run.trial_done(10, 12.7, 3000.2, {"valid_accuracy": 0.8, "test_accuracy": None, "latency": 3.5})
+    run.trial_done(11, 13.9, 3100.0, {"valid_accuracy": 0.9, "test_accuracy": 0.88})
     run.close()
     folder = tmp_path / "summary"
     assert curve(folder, "incumbent/valid_accuracy") == [(10, 0.8), (11, 0.9)]
     assert curve(folder, "incumbent/valid_accuracy_by_seconds") == [(12, 0.8), (13, 0.9)]
     assert curve(folder, "incumbent/valid_accuracy_by_train_seconds") == [(3000, 0.8), (3100, 0.9)]
+    assert curve(folder, "incumbent/latency") == [(10, 3.5)]
     assert curve(folder, "incumbent/test_accuracy") == [(11, 0.88)]
     assert curve(folder, "incumbent/test_accuracy_by_seconds") == [(13, 0.88)]
     assert curve(folder, "incumbent/test_accuracy_by_train_seconds") == [(3100, 0.88)]
@@ -105,7 +106,7 @@ def test_the_summary_run_has_the_predictor(tmp_path: Path) -> None:
 
 
 def test_a_trial_gets_a_run_of_its_own_only_where_asked_for(tmp_path: Path) -> None:
-    metrics = {"valid_accuracy": 0.5, "test_accuracy": None, "train_loss": math.nan, "note": "text"}
+    metrics = {"valid_accuracy": 0.5, "latency": 3, "test_accuracy": None, "train_loss": math.nan, "note": "text"}
     for per_trial in (False, True):
         run = RunSummary(str(tmp_path / str(per_trial)), per_trial)
         run.report("t1", 1, metrics)
@@ -115,7 +116,7 @@ def test_a_trial_gets_a_run_of_its_own_only_where_asked_for(tmp_path: Path) -> N
         run.close()
     assert list(tmp_path.iterdir()) == [tmp_path / "True"]
     assert curve(tmp_path / "True" / "trials" / "t1", "valid_accuracy") == [(1, 0.5), (2, 0.6)]
-    assert load(tmp_path / "True" / "trials" / "t1").Tags()["scalars"] == ["valid_accuracy"]
+    assert set(load(tmp_path / "True" / "trials" / "t1").Tags()["scalars"]) == {"valid_accuracy", "latency"}
 
 
 def test_a_fresh_summary_can_be_pickled_and_a_closed_one_used_again(tmp_path: Path) -> None:
@@ -134,14 +135,14 @@ import os, signal
 from raynas.run.tensorboard import RunSummary
 run = RunSummary({str(tmp_path)!r})
 for n in range(1, 6):
-    run.trial_done(n, n, n, n / 10, None)
+    run.trial_done(n, n, n, {{"valid_accuracy": n / 10}})
 run.flush()
 os.kill(os.getpid(), signal.SIGKILL)
 """
     assert subprocess.run([sys.executable, "-c", code]).returncode == -signal.SIGKILL
     run = RunSummary(str(tmp_path))
     for n in range(4, 8):  # the last trials before the kill are evaluated again
-        run.trial_done(n, n, n, n / 10, None)
+        run.trial_done(n, n, n, {"valid_accuracy": n / 10})
     run.close()
     assert len(os.listdir(tmp_path / "summary")) == 2
     points = curve(tmp_path / "summary", "incumbent/valid_accuracy")
@@ -150,10 +151,10 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 def test_event_files_reach_a_uri_on_flush(memory: str, tmp_path: Path) -> None:
     run = RunSummary(memory)
-    run.trial_done(1, 1.0, 1.0, 0.5, None)
+    run.trial_done(1, 1.0, 1.0, {"valid_accuracy": 0.5})
     run.flush()
     run.flush()
-    run.trial_done(2, 2.0, 2.0, 0.6, None)
+    run.trial_done(2, 2.0, 2.0, {"valid_accuracy": 0.6})
     run.close()
     names = fsspec.filesystem("memory").find(memory)
     assert len(names) == 1
@@ -173,9 +174,9 @@ def test_what_was_not_flushed_is_not_at_the_uri(memory: str) -> None:
 def test_a_folder_that_cannot_be_made_is_one_clear_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ResultsError, match=r"^cannot create the folder .*file/summary.*$"):
-        RunSummary(str(tmp_path / "file")).trial_done(1, 1.0, 1.0, 0.5, None)
+        RunSummary(str(tmp_path / "file")).trial_done(1, 1.0, 1.0, {"valid_accuracy": 0.5})
 
 
 def test_the_module_imports_neither_torch_nor_ray() -> None:
-    code = "import sys, raynas.tensorboard; assert not {'torch', 'ray', 'tensorflow', 'tensorboardX'} & sys.modules.keys()"
+    code = "import sys, raynas.run.tensorboard; assert not {'torch', 'ray', 'tensorflow', 'tensorboardX'} & sys.modules.keys()"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

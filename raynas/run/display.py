@@ -1,6 +1,8 @@
 """What a person sees while a search runs: a live table on a terminal, a line now and then anywhere else."""
 
+import re
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,8 +11,12 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from raynas.outcome import TEST_ACCURACY, VALID_ACCURACY, Metric, Objective
+
 _LIVE_SECONDS = 0.25  # between two redrawings
 _LINE_SECONDS = 10.0  # between two lines where the output is no terminal
+_TITLES = {VALID_ACCURACY.name: "validation accuracy", TEST_ACCURACY.name: "test accuracy"}
+_PARTICULAR = re.compile(r"'[^']*'|\"[^\"]*\"|\S*\d\S*")  # what differs between equal failures: names, numbers, architectures
 
 
 @dataclass
@@ -18,6 +24,7 @@ class Progress:
     """Where a search stands."""
 
     trials: int  # asked for
+    objective: Objective = field(default_factory=Objective)
     finished: int = 0
     stopped: int = 0
     failed: int = 0
@@ -25,22 +32,44 @@ class Progress:
     seconds: float = 0.0
     train_seconds: float = 0.0  # of all ended trials together
     mae: float | None = None  # of the newest fit, in units of the metric
-    best: Mapping[str, Any] | None = field(default=None)  # row of the best trial
+    best: Mapping[str, Any] | None = None  # row of the best trial
+    kinds: Counter[str] = field(default_factory=Counter)  # of failures
+    reasons: dict[str, str] = field(default_factory=dict)  # kind -> the first reason of that kind
 
     @property
     def ended(self) -> int:
         """Trials that need nothing more."""
         return self.finished + self.stopped + self.failed
 
-    def count(self, status: str, train_seconds: float | None) -> None:
-        """One more trial has ended."""
+    def count(self, status: str, train_seconds: float | None, error: str | None = None) -> None:
+        """One more trial has ended; `error` says why it failed, where it did."""
         setattr(self, status, getattr(self, status) + 1)
         self.train_seconds += train_seconds or 0.0
+        if status == "failed":
+            kind = _PARTICULAR.sub("", error or "")
+            self.kinds[kind] += 1
+            self.reasons.setdefault(kind, error or "no reason is known")
+
+    def why(self, most: int = 3) -> list[str]:
+        """The most frequent reasons of failures, each as "COUNT trials failed: REASON"; where they differ in numbers only, the first."""
+        return [f"{n} trial{'s' * (n > 1)} failed: {self.reasons[kind]}" for kind, n in self.kinds.most_common(most)]
 
 
 def percent(value: float | None) -> str:
     """An accuracy in [0, 1] as people read it."""
     return "unknown" if value is None else f"{100 * value:.3f} %"
+
+
+def title(metric: Metric) -> str:
+    """A metric as people call it."""
+    return _TITLES.get(metric.name, metric.name)
+
+
+def shown(metric: Metric, value: float | None) -> str:
+    """A value of a metric as people read it: fractions in percent, others with their unit."""
+    if value is None or metric.unit == "fraction":
+        return percent(value)
+    return f"{value:.6g} {metric.unit}".rstrip()
 
 
 class Display:
@@ -61,21 +90,32 @@ class Display:
         if self._live is not None:
             self._live.update(_table(progress), refresh=True)
         else:
-            self._console.print(_line(progress), highlight=False, soft_wrap=True)
+            self.say(_line(progress))
+
+    def say(self, text: str) -> None:
+        """One line that stays."""
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def close(self, progress: Progress) -> None:
         """Takes the table away and leaves a last line."""
         if self._live is not None:
             self._live.stop()
-        self._console.print(_line(progress), highlight=False, soft_wrap=True)
+        self.say(_line(progress))
 
 
 def _line(progress: Progress) -> str:
-    best = percent(progress.best["valid_accuracy"]) if progress.best else "none yet"
+    best = f"best {title(progress.objective.first)} none yet"
+    if progress.best is not None:
+        best = ", ".join(f"best {title(metric)} {_best(progress, metric)}" for metric in progress.objective.metrics)
     return (
         f"{progress.ended}/{progress.trials} trials ({progress.finished} finished, {progress.stopped} stopped early, "
-        f"{progress.failed} failed, {progress.running} running), best validation accuracy {best}, {progress.seconds:.0f} s"
+        f"{progress.failed} failed, {progress.running} running), {best}, {progress.seconds:.0f} s"
     )
+
+
+def _best(progress: Progress, metric: Metric) -> str:
+    assert progress.best is not None
+    return shown(metric, progress.best.get(metric.name))
 
 
 def _table(progress: Progress) -> Table:
@@ -84,9 +124,13 @@ def _table(progress: Progress) -> Table:
     table.add_row("finished / stopped early / failed", f"{progress.finished} / {progress.stopped} / {progress.failed}")
     table.add_row("running", str(progress.running))
     if progress.best is not None:
-        table.add_row("best validation accuracy", percent(progress.best["valid_accuracy"]))
-        table.add_row("best test accuracy", percent(progress.best.get("test_accuracy")))
+        for metric in (*progress.objective.metrics, TEST_ACCURACY):
+            table.add_row(f"best {title(metric)}", _best(progress, metric))
         table.add_row("best architecture", str(progress.best["arch_id"]))
-    table.add_row("predictor's mean error", "no fit yet" if progress.mae is None else f"{100 * progress.mae:.2f} points")
+    table.add_row("predictor's mean error", "no fit yet" if progress.mae is None else _error(progress.objective.first, progress.mae))
     table.add_row("time", f"{progress.seconds:.0f} s")
     return table
+
+
+def _error(metric: Metric, mae: float) -> str:
+    return f"{100 * mae:.2f} points" if metric.unit == "fraction" else shown(metric, mae)

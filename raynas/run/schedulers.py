@@ -3,41 +3,100 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, HyperBandScheduler, MedianStoppingRule
+import numpy as np
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, HyperBandScheduler, MedianStoppingRule, TrialScheduler
 
-from raynas.registry import check_options, resolve
+from raynas.errors import ConfigError
+from raynas.outcome import VALID_ACCURACY, as_number, budget_of
+from raynas.registry import check_options, keywords, resolve
 from raynas.results import Tables
+from raynas.storage import first_line
 
 _REDUCTION = 3  # of ASHA and HyperBand: the third that is best goes on
+_TIME = "epoch"
+_COMMANDS = ("metric", "mode", "time_attr")  # options that the command sets
 
-SCHEDULERS: dict[str, Any] = {
-    "fifo": FIFOScheduler,
-    "asha": ASHAScheduler,
-    "hyperband": HyperBandScheduler,
-    "median": MedianStoppingRule,
-}
+
+class _Epochs:
+    """Base of Tune schedulers that stop trials: reports without `epoch` count by their number, and those without a value, which would
+    end the whole run, are not passed on."""
+
+    def __init__(self, *, metric: str, **options: Any) -> None:
+        super().__init__(metric=metric, **options)  # type: ignore[call-arg]
+        self._value = metric
+
+    def _told(self, result: Mapping[str, Any]) -> dict[str, Any] | None:
+        return None if as_number(result.get(self._value)) is None else {**result, _TIME: budget_of(result, _TIME)}
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        told = self._told(result)
+        decision = TrialScheduler.CONTINUE
+        if told is not None:
+            decision = super().on_trial_result(tune_controller, trial, told)  # type: ignore[misc]
+        return str(decision)
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        told = self._told(result)
+        if told is None:
+            super().on_trial_remove(tune_controller, trial)  # type: ignore[misc]
+        else:
+            super().on_trial_complete(tune_controller, trial, told)  # type: ignore[misc]
+
+
+class Asha(_Epochs, ASHAScheduler):  # type: ignore[misc]  # ray has no types
+    """Asynchronous successive halving (Li et al. 2020, https://arxiv.org/abs/1810.05934)."""
+
+
+class HyperBand(_Epochs, HyperBandScheduler):  # type: ignore[misc]  # ray has no types
+    """HyperBand (Li et al. 2018, https://arxiv.org/abs/1603.06560)."""
+
+
+class Median(_Epochs, MedianStoppingRule):  # type: ignore[misc]  # ray has no types
+    """Stops what is below the median of the others (Golovin et al. 2017, https://doi.org/10.1145/3097983.3098043)."""
+
+
+SCHEDULERS: dict[str, Any] = {"fifo": FIFOScheduler, "asha": Asha, "hyperband": HyperBand, "median": Median}
 
 
 def make_scheduler(name: str, metric: str, mode: str, max_epochs: int | None, options: Mapping[str, Any] | None = None) -> Any:
-    """The scheduler registered as `name`; `options` override the defaults.
+    """The scheduler registered as `name`, or `module:Class`; `options` override the defaults.
 
     The first decision falls after max_epochs / 27 epochs, which leaves three rungs below a full evaluation: 4, 12 and 36 epochs
     of 108, as in NAS-Bench-101.
 
     Raises:
         UnknownNameError: no such scheduler, or it does not take one of the options.
+        ConfigError: an option has a value that is not allowed or is not the user's to set, the class is no scheduler, or it stops trials
+            and `max_epochs` is not known.
     """
-    factory = resolve(SCHEDULERS, name, "scheduler")
-    checked = check_options(factory, options or {}, f"scheduler {name!r}")
-    longest = max_epochs or 100
-    first = max(1, longest // _REDUCTION**3)
-    common = {"time_attr": "epoch", "metric": metric, "mode": mode}
-    defaults: dict[Any, dict[str, Any]] = {
-        ASHAScheduler: common | {"max_t": longest, "grace_period": first, "reduction_factor": _REDUCTION},
-        HyperBandScheduler: common | {"max_t": longest, "reduction_factor": _REDUCTION},
-        MedianStoppingRule: common | {"grace_period": first},
-    }
-    return factory(**(defaults.get(factory, {}) | checked))
+    factory, options = resolve(SCHEDULERS, name, "scheduler"), options or {}
+    if not (isinstance(factory, type) and issubclass(factory, TrialScheduler)):
+        raise ConfigError(f"the scheduler {name!r} is no class of Tune schedulers; derive it from ray.tune.schedulers.TrialScheduler")
+    for option in _COMMANDS:
+        if option in options:
+            raise ConfigError(f"{option} is no option of the scheduler here; the command sets it")
+    checked = check_options(factory, options, f"scheduler {name!r}")
+    if factory is FIFOScheduler:
+        return factory()
+    if max_epochs is None:
+        raise ConfigError(f"the scheduler {name!r} stops trials early, so it must know the budget of a full evaluation: give --max-epochs")
+    defaults: dict[str, Any] = {"time_attr": _TIME, "metric": metric, "mode": mode, "max_t": max_epochs}
+    if name in SCHEDULERS:
+        defaults |= {"grace_period": max(1, max_epochs // _REDUCTION**3), "reduction_factor": _REDUCTION}
+    known = keywords(factory)
+    return _made(factory, name, {key: value for key, value in defaults.items() if key in known} | checked)
+
+
+def _made(factory: Any, name: str, options: dict[str, Any]) -> Any:
+    try:
+        if not options.get("reduction_factor", _REDUCTION) > 1:
+            raise ValueError("reduction_factor must be above 1")
+        with np.errstate(all="raise"):
+            return factory(**options)
+    except Exception as error:  # whatever a constructor finds wrong with the options of a user
+        shown = ", ".join(f"{key}={value!r}" for key, value in options.items() if key not in _COMMANDS) or "no options"
+        problem = f"the scheduler {name!r} cannot be made with {shown}: {first_line(error)}"
+        raise ConfigError(f"{problem}; change scheduler_options, or --max-epochs") from error
 
 
 def remembers(scheduler: Any) -> bool:
@@ -46,7 +105,7 @@ def remembers(scheduler: Any) -> bool:
 
 
 class NoController:
-    """Stands for Tune's controller where a scheduler is shown trials of the past: none of them is alive."""
+    """Stands for Tune's controller where a scheduler is told of trials of the past: none of them is alive."""
 
     def get_live_trials(self) -> set[Any]:
         """Nothing to yield to."""
@@ -60,22 +119,23 @@ class _Past:
         self.trial_id = trial_id
 
 
-def show(scheduler: Any, trial: Any, reports: Sequence[Mapping[str, Any]]) -> None:
+def retell(scheduler: Any, trial: Any, reports: Sequence[Mapping[str, Any]], metric: str = VALID_ACCURACY.name) -> None:
     """Gives `scheduler` earlier reports of a trial that it knows; what it decides about the past is of no interest."""
     for report in reports:
-        scheduler.on_trial_result(NoController(), trial, dict(report))
+        if report.get(metric) is not None:
+            scheduler.on_trial_result(NoController(), trial, dict(report))
 
 
-def replay(scheduler: Any, tables: Tables) -> None:
-    """Gives `scheduler` the reports of all trials that have ended, as if it had seen them."""
+def replay(scheduler: Any, tables: Tables, metric: str = VALID_ACCURACY.name) -> None:
+    """Gives `scheduler` the reports of all trials that have ended, as if it had seen them; `metric` is the one that it decides by."""
     reports: dict[str, list[dict[str, Any]]] = {trial_id: [] for trial_id in tables.trials["trial_id"].to_pylist()}
     for report in tables.reports.to_pylist():
-        if report["trial_id"] in reports:
+        if report["trial_id"] in reports and report.get(metric) is not None:
             reports[report["trial_id"]].append(report)
     for trial_id, made in reports.items():
         past = _Past(trial_id)
         scheduler.on_trial_add(NoController(), past)
-        show(scheduler, past, made)
+        retell(scheduler, past, made, metric)
         if made:
             scheduler.on_trial_complete(NoController(), past, made[-1])
         else:

@@ -20,6 +20,7 @@ from raynas.registry import check_options, resolve
 from raynas.results import Tables
 from raynas.run.connect import connect
 from raynas.run.display import Display
+from raynas.run.ray_private import quieten
 from raynas.run.recorder import Recorder
 from raynas.run.schedulers import make_scheduler, remembers, replay
 from raynas.run.slots import needs_of, slots
@@ -37,6 +38,7 @@ _TUNE = {
     "RAY_AIR_NEW_OUTPUT": "0",  # Tune's own tables would tear the live one apart
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # else a report without the metric ends the run; here it fails its trial
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # the recorder says in one line what failed
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",  # epochs may take less than the 5 s of this
 }
 
@@ -131,7 +133,7 @@ class Session:
             finally:
                 recorder.close()
                 self.searcher.engine.close()
-        return read_run(self.uri, self.config, self.objective, recorder.progress.trials, self.searcher.exhausted)
+        return read_run(self.uri, self.config, self.objective, recorder.progress, self.searcher.exhausted)
 
     def _write_config(self) -> None:
         """What a resumed run was told to change counts for later sessions too."""
@@ -143,15 +145,19 @@ class Session:
         storage.write_json(self.uri, "config.json", config)
 
     def _recorder(self) -> Recorder:
+        config = self.config
         return Recorder(
             self.uri,
             self.searcher,
-            self.config.trials,
-            self.plan.max_epochs,
-            self.command,
-            self.config.tensorboard_trials,
-            self.scheduler if remembers(self.scheduler) else None,
-            self.before,
+            objective=self.objective,
+            space=self.whole_space,
+            trials=config.trials,
+            max_epochs=self.plan.max_epochs,
+            command=self.command,
+            about={"space": config.space, "space_options": config.space_options},
+            per_trial=config.tensorboard_trials,
+            scheduler=self.scheduler if remembers(self.scheduler) else None,
+            before=self.before,
         )
 
     def _tell(self, recorder: Recorder) -> None:
@@ -162,7 +168,7 @@ class Session:
             return
         self.searcher.enqueue(self.whole_space.from_config(json.loads(row["arch"])) for row in recorder.unfinished.values())
         if remembers(self.scheduler):
-            replay(self.scheduler, self.before)
+            replay(self.scheduler, self.before, self.objective.first.name)
         if self._checkpoints().checkpoint_frequency:
             recorder.forget_checkpoints()
 
@@ -255,6 +261,7 @@ def _cluster(address: str | None) -> Iterator[bool]:
     if ray.is_initialized():
         if address is not None:
             raise ConfigError(f"Ray is initialised already; leave out the address {address}, or call ray.shutdown() before")
+        quieten()
         yield True
         return
     started = connect(address)

@@ -11,27 +11,31 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from raynas.errors import ResultsError
-from raynas.results import SCHEMAS, STATUSES, TIME, collect, kind_of, list_parts
+from raynas.outcome import STATUSES, as_number
+from raynas.results import SCHEMAS, TIME, collect, kind_of, list_parts, united, with_metrics
 from raynas.storage import filesystem, finite, first_line, make_folder, write_bytes
 
 MAX_PARTS = 100  # more part files than this are merged
 
 
 def _checked(kind: str, row: Mapping[str, Any]) -> Any:
-    """A table of one row, so that a wrong row fails where it comes from and not at the flush."""
-    schema = SCHEMAS[kind]
-    if unknown := row.keys() - set(schema.names):
-        raise ResultsError(f"a row of {kind} has no column {', '.join(sorted(unknown))}; allowed: {', '.join(schema.names)}")
-    if missing := [f.name for f in schema if not f.nullable and row.get(f.name) is None]:
+    """A table of one row, so that a wrong row fails where it comes from and not at the flush; what is no finite number is null."""
+    names = SCHEMAS[kind].names
+    row = {name: value for name, value in finite(row).items() if value is not None}
+    wrong = [name for name in sorted(row.keys() - set(names)) if kind == "started" or as_number(row[name]) is None]
+    if wrong:
+        raise ResultsError(f"a row of {kind} has no column {', '.join(wrong)}; allowed: {', '.join(names)}, and numbers as metrics")
+    schema = with_metrics(kind, row)
+    if missing := [f.name for f in schema if not f.nullable and f.name not in row]:
         raise ResultsError(f"a row of {kind} lacks {', '.join(missing)}")
     if row.get("status", STATUSES[0]) not in STATUSES:
         raise ResultsError(f"status {row['status']!r} of a trial is not one of {', '.join(STATUSES)}")
     # pyarrow would take a number for microseconds since 1970, and a time without zone for UTC.
-    times = [f.name for f in schema if f.type == TIME and row.get(f.name) is not None]
+    times = [f.name for f in schema if f.type == TIME and f.name in row]
     if wrong := [name for name in times if not isinstance(row[name], datetime) or row[name].tzinfo is None]:
         raise ResultsError(f"{', '.join(wrong)} in a row of {kind} is not a datetime with a time zone; use datetime.now(UTC)")
     try:
-        return pa.Table.from_pylist([dict(row)], schema=schema)
+        return pa.Table.from_pylist([row], schema=schema)
     except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
         raise ResultsError(f"a row of {kind} has a value of the wrong type: {first_line(error)}") from error
 
@@ -39,7 +43,8 @@ def _checked(kind: str, row: Mapping[str, Any]) -> Any:
 class RunStore:
     """Writes the tables of one run folder; one process and one thread at a time.
 
-    Rows wait in memory until a flush. A store opened on a folder with results adds to them: this is how a run is resumed.
+    Rows wait in memory until a flush. A metric that is NaN or infinite is stored as null. A store opened on a folder with results adds to
+    them: this is how a run is resumed.
 
     Raises:
         ResultsError: (every method) a row does not fit its schema, or the storage refuses; rows not yet written stay buffered.
@@ -66,18 +71,18 @@ class RunStore:
         self._rows["started"].append(_checked("started", row))
 
     def add_report(self, row: Mapping[str, Any]) -> None:
-        """A report of a trial: columns of REPORTS. Of two reports of one trial and epoch the first counts."""
+        """A report of a trial: columns of REPORTS, and metrics. Of two reports of one trial and epoch the first counts."""
         self._rows["reports"].append(_checked("reports", row))
 
     def add_trial(self, row: Mapping[str, Any]) -> None:
-        """A trial that has ended: columns of TRIALS; a metric that is NaN or infinite is stored as null."""
-        self._rows["trials"].append(_checked("trials", finite(row)))
+        """A trial that has ended: columns of TRIALS, and metrics."""
+        self._rows["trials"].append(_checked("trials", row))
 
     def flush(self) -> None:
         """Writes what is buffered; merges the parts when there are more than MAX_PARTS."""
         for kind, rows in self._rows.items():
             if rows:
-                self._write_part(kind, pa.concat_tables(rows))
+                self._write_part(kind, united(kind, rows))
                 rows.clear()
         self._flushed = time.monotonic()
         if self._count > MAX_PARTS:

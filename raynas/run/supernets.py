@@ -13,7 +13,6 @@ from typing import Any
 
 from pyarrow.fs import FileType
 from ray import tune
-from ray.train._internal.session import _TrainingResult
 from rich.console import Console
 
 from raynas import storage
@@ -21,8 +20,9 @@ from raynas.arch import Arch
 from raynas.config import RunConfig
 from raynas.errors import ConfigError
 from raynas.registry import check_options, resolve
+from raynas.run.checkpoints import Checkpoints
 from raynas.run.display import percent
-from raynas.run.recorder import failure
+from raynas.run.failures import failure
 from raynas.spaces import make_space
 from searchers import SEARCHERS, OneShot
 from trainables import TRAINABLES
@@ -139,6 +139,7 @@ class SearchLog(tune.Callback):  # type: ignore[misc]  # ray has no types
         self.uri, self.seeds = uri, seeds
         self.console: Console | None = None
         self._fs, self._root = storage.filesystem(uri)
+        self._checkpoints = Checkpoints(uri)
         known = storage.read_json(uri, FILE) if storage.exists(uri, FILE) else []
         self.rows: dict[int, dict[str, Any]] = {row["seed"]: row for row in known}
         self._shown = time.monotonic()
@@ -154,13 +155,8 @@ class SearchLog(tune.Callback):  # type: ignore[misc]  # ray has no types
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A search starts; one of an earlier session goes on from its checkpoint."""
         saved = self._row(trial)["checkpoint"]
-        if saved is not None and trial.checkpoint is None:
-            path = f"{self._root}/{saved['path']}"
-            if self._fs.get_file_info(path).type == FileType.NotFound:
-                self._say(f"seed {trial.config['seed']}: its checkpoint {path} is gone, so it begins again")
-            else:  # Tune restores a trial that starts from here, just as it does after a node was lost
-                metrics = {key: saved[key] for key in ("training_iteration", "time_total_s")}
-                trial._restore_checkpoint_result = _TrainingResult(tune.Checkpoint(path, self._fs), metrics)
+        if saved is not None and trial.checkpoint is None and (problem := self._checkpoints.give_back(trial, saved)):
+            self._say(f"seed {trial.config['seed']}: {problem}")
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
         """An epoch of a search is over."""
@@ -174,8 +170,7 @@ class SearchLog(tune.Callback):  # type: ignore[misc]  # ray has no types
         """A checkpoint is complete; Tune deletes the last but one next."""
         if trial.last_result.get("done"):  # the search ends next
             return
-        saved = {key: trial.last_result[key] for key in ("training_iteration", "time_total_s")}
-        self._row(trial)["checkpoint"] = {"path": checkpoint.path.removeprefix(f"{self._root}/")} | saved
+        self._row(trial)["checkpoint"] = self._checkpoints.noted(checkpoint, trial.last_result)
         self._write()
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -189,7 +184,7 @@ class SearchLog(tune.Callback):  # type: ignore[misc]  # ray has no types
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A search failed for good."""
-        self._end(trial, {"status": "failed", "error": failure(trial)})
+        self._end(trial, {"status": "failed", "error": failure(trial).reason})
 
     def delete_checkpoints(self) -> None:
         """Removes what Tune has written; nobody needs it once all searches have ended."""

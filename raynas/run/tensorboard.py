@@ -101,17 +101,16 @@ class RunSummary:
         """The writer of the search's own run, for texts and pictures."""
         return self._open("summary")
 
-    def trial_done(self, queries: int, wall_seconds: float, train_seconds: float, best_valid: float, best_test: float | None) -> None:
+    def trial_done(self, queries: int, wall_seconds: float, train_seconds: float, best: Mapping[str, float | None]) -> None:
         """The incumbent after `queries` trials.
 
         Args:
             wall_seconds: Since the search began.
             train_seconds: Spent on training by all trials so far.
-            best_valid: The incumbent's validation accuracy, in [0, 1].
-            best_test: Its test accuracy, if known.
+            best: What is known of the incumbent, by metric; accuracies are in [0, 1].
         """
         axes = {"": queries, "_by_seconds": int(wall_seconds), "_by_train_seconds": int(train_seconds)}
-        for metric, value in (("valid_accuracy", best_valid), ("test_accuracy", best_test)):
+        for metric, value in best.items():
             for axis, step in axes.items():
                 self.summary.scalar(f"incumbent/{metric}{axis}", value, step)
 
@@ -120,8 +119,8 @@ class RunSummary:
 
         Args:
             seconds: How long the fit took.
-            mae: Mean absolute error of the validation accuracy it predicted, as a fraction.
-            rank_correlation: Between predicted and true validation accuracy, in [-1, 1].
+            mae: Mean absolute error of what it predicted, in units of the metric.
+            rank_correlation: Between predicted and true values, in [-1, 1].
             observations: Number of architectures it was fitted to.
         """
         values = {"mae": mae, "rank_correlation": rank_correlation, "refit_seconds": seconds, "observations": observations}
