@@ -16,7 +16,7 @@ from raynas import storage
 from raynas.config import RunConfig, provenance
 from raynas.errors import ConfigError, RaynasError
 from raynas.outcome import METRICS, Objective, declare
-from raynas.registry import check_options, resolve
+from raynas.registry import check_options, keywords, resolve
 from raynas.results import Tables
 from raynas.run.connect import connect
 from raynas.run.display import Display
@@ -85,6 +85,8 @@ class Session:
         config, plan = self.config, getattr(self.trainable, "plan", None)
         if plan is None:
             return Plan(config.max_epochs)
+        if config.recipe is not None and "recipe" not in keywords(plan):
+            raise ConfigError(f"the trainable {config.trainable!r} takes no recipe; leave --recipe out, or add --trainable train")
         given = {key: self.trial_config[key] for key in (*config.trainable_options, "recipe") if key in self.trial_config}
         self.trial_config |= check_options(plan, given, f"trainable {config.trainable!r}")
         made: Plan = plan(**self.trial_config)

@@ -35,10 +35,14 @@ SEEDS = 4  # searches unless told otherwise, as in Liu et al. 2019, https://arxi
 
 
 def oneshot_method(name: str, options: Mapping[str, Any]) -> OneShot | None:
-    """The one-shot search `name`, or that of the trial `module:Class`; None for any other method."""
+    """The one-shot search `name`, or that of the trial `module:Class`; None for any other method.
+
+    Raises:
+        UnknownNameError: there is no such method.
+    """
     if isinstance(trial := SEARCHERS.get(name), str):
         return OneShot(trial=trial, options=options)
-    if ":" in name and getattr(resolve({}, name, "searcher"), "oneshot", False):
+    if getattr(resolve(SEARCHERS, name, "searcher"), "oneshot", False):
         return OneShot(trial=name, options=options)
     return None
 
