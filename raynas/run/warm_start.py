@@ -62,5 +62,5 @@ def _other(config: RunConfig, uri: str, other: str) -> Tables:
         raise ResultsError(f"--warm-start {other}: {error}") from error
     for what, (there, here) in pairs.items():
         if there != here:
-            raise ConfigError(f"--warm-start {other}: that run is of another {what} ({there}, here {here}); its results say nothing here")
+            raise ConfigError(f"--warm-start {other}: that run is of another {what}, {there} and not {here}; its results say nothing here")
     return tables
