@@ -188,7 +188,7 @@ class Engine:
         sign = -1.0 if self.objective.first.direction == "min" else 1.0
         points = [(float(b), sign * value) for b, v in curve if (value := as_number(v)) is not None]
         vector = self.objective.vector(outcome.metrics)
-        if vector is not None and (not points or points[-1][0] < outcome.budget):
+        if vector is not None and not points:
             points.append((outcome.budget, vector[0]))
         excess = 0.0 if outcome.status == "failed" else self.objective.excess(outcome.metrics)
         return Observation(arch, outcome.status if points else "failed", tuple(points), (vector or ())[1:], excess)
