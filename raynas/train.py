@@ -29,8 +29,7 @@ from raynas.config import make_config, provenance
 from raynas.errors import ConfigError, OutOfSpaceError, ResultsError, ResumeError
 from raynas.registry import unknown
 from raynas.run.tensorboard import SummaryWriter
-from raynas.spaces import make_space
-from raynas.spaces.published import PUBLISHED
+from raynas.spaces import make_space, published
 from trainables.learning.checkpoints import Alone, Team, dumped
 from trainables.learning.data import load
 from trainables.learning.export import check_format, export
@@ -40,6 +39,7 @@ from trainables.learning.trainer import Normalize, Trainer, check_shares, make_d
 
 FIELDS = {"normal": "darts", "adjacency": "nasbench101", "arch": "nasbench201"}  # a field that tells the space
 SPACE_OPTIONS = {"darts": {"with_none": True}}  # published cells may have this operation
+PUBLISHED = published()
 
 CHECKPOINT, MODEL = "checkpoint.pt", "model.pt"
 
