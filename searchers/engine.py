@@ -25,7 +25,7 @@ from raynas.model.ranks import spearman
 from raynas.outcome import COSTS, Objective, Outcome, as_number, budget_of
 from raynas.spaces import SearchSpace, make_space
 from searchers.fitting import Beside, Fit, Where, fit
-from searchers.method import Method, Proposal, check_objective
+from searchers.method import Method, Proposal, check_objective, within_limits
 
 logger = logging.getLogger(__name__)
 
@@ -96,6 +96,7 @@ class Engine:
         self.objective = objective or Objective()
         method.check(self.space)
         check_objective(method, self.objective)
+        self.space = within_limits(self.space, self.objective)
         self.max_budget, self.time_attr = max_budget, time_attr
         self.refit_every = method.refit_every if method.learns else 1
         self.fitting: Where = fitting if method.learns else "inline"

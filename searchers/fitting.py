@@ -124,7 +124,10 @@ class Process:
         task = pickle.dumps((method, space))
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path), "OMP_NUM_THREADS": "1"}
         self._popen = subprocess.Popen(
-            [sys.executable, "-c", "from searchers.fitting import main; main()"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
+            [sys.executable, "-c", "from searchers.fitting import main; main()"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment,
         )
         self.close = weakref.finalize(self, _end, self._popen)
         self._additions = 0  # what its copy of the history has

@@ -22,7 +22,7 @@ from raynas.arch import Arch
 from raynas.errors import ConfigError
 from raynas.history import History, Observation
 from raynas.outcome import Metric, Objective
-from raynas.spaces import SearchSpace
+from raynas.spaces import SearchSpace, make_space
 from searchers import Bananas, Engine, Evolution, FunctionMethod, Method, Proposal, Random, make_engine, make_method
 from searchers.fitting import Beside
 
@@ -370,3 +370,34 @@ def test_an_engine_travels_without_its_process(beside: Any) -> None:
     assert copied.to_json() == search.to_json()
     run(copied, 2)
     copied.close()
+
+
+# -- limits on what is known beforehand ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", [Random(), Evolution(), Bananas(num_initial=4, pool=40, predictor_options={"epochs": 3})])
+def test_proposals_keep_limits_on_cost(method: Method) -> None:
+    search = Engine(method, "nasbench101", objective=Objective.parse([], ["parameters<=3.5e6", "flops >= 2e8"]), max_budget=108)
+    for _ in range(30):
+        arch = asked(search)
+        cost = search.space.cost(arch)
+        assert cost.parameters <= 3.5e6
+        assert cost.flops >= 2e8
+        search.tell(arch, 0.9)
+    assert search.space.contains(arch)
+
+
+def test_a_listed_space_ends_at_its_limits() -> None:
+    space = make_space("nasbench201")
+    search = Engine(Evolution(num_initial=2), space, objective=Objective.parse([], ["parameters<=74e3"]))
+    found = set()
+    while (suggestion := search.ask()) is not None:
+        found.add(suggestion.arch.id)
+        search.tell(suggestion.arch, 0.5)
+    assert found == {arch.id for arch in space.enumerate() or () if space.cost(arch).parameters <= 74e3}
+    assert search.exhausted
+
+
+def test_limits_that_nothing_keeps() -> None:
+    with pytest.raises(ConfigError, match=r"no architecture of nasbench201 was found within parameters<=1000: .* widen the limits"):
+        Engine(Random(), objective=Objective.parse([], ["parameters<=1000"]))
