@@ -9,14 +9,15 @@ from numpy.typing import NDArray
 
 from raynas.arch import Arch
 from raynas.errors import OutOfSpaceError
-from raynas.spaces.base import Cost, SearchSpace
+from raynas.spaces.base import SearchSpace
+from raynas.spaces.derived import Derived
 
 _TRIES = 3  # mutations of the space's own before one of the nearest members is taken
 _NEAREST = 100  # members among which that one is drawn, the nearest most often
 _REMEMBERED = 1 << 12  # architectures whose nearest members are kept
 
 
-class Subset(SearchSpace):
+class Subset(Derived):
     """The architectures `archs` of `space`, each once; all but what is said here is as `space` has it, its name too.
 
     Its architectures are drawn uniformly. Two subsets are equal only where they are the same object.
@@ -26,7 +27,7 @@ class Subset(SearchSpace):
     """
 
     def __init__(self, space: SearchSpace, archs: Sequence[Arch]) -> None:
-        self.space = space
+        super().__init__(space)
         self._archs = list({arch.id: arch for arch in archs}.values())
         self._rows = {arch.id: row for row, arch in enumerate(self._archs)}
         if not self._archs:
@@ -37,11 +38,6 @@ class Subset(SearchSpace):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Subset, (self.space, self._archs)  # what is remembered is found again
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "space":  # not made yet
-            raise AttributeError(name)
-        return getattr(self.space, name)
 
     def sample(self, rng: np.random.Generator) -> Arch:
         return self._archs[int(rng.integers(len(self._archs)))]
@@ -77,12 +73,6 @@ class Subset(SearchSpace):
     def enumerate(self) -> Iterator[Arch]:
         return iter(self._archs)
 
-    def paths(self, arch: Arch) -> tuple[int, ...]:
-        return self.space.paths(arch)
-
-    def cost(self, arch: Arch) -> Cost:
-        return self.space.cost(arch)
-
     def _find_nearest(self, arch: Arch) -> NDArray[np.int64]:
         """(up to _NEAREST,) rows of the members that are nearest to `arch`, the nearest first, `arch` left out."""
         if self._index is None:
@@ -92,15 +82,6 @@ class Subset(SearchSpace):
             similarity[self._rows[arch.id]] = -1.0
         nearest = np.argsort(-similarity, kind="stable")[:_NEAREST]
         return nearest[similarity[nearest] >= 0]
-
-
-def _delegated(name: str) -> property:
-    return property(lambda subset: getattr(subset.space, name))
-
-
-# What SearchSpace has a default for is not reached by `__getattr__`.
-for _name in [name for name in vars(SearchSpace) if not name.startswith("_") and name not in vars(Subset) and name != "size"]:
-    setattr(Subset, _name, _delegated(_name))
 
 
 class _Index:
