@@ -1,4 +1,4 @@
-"""Trainables as users write them, who know of Tune alone."""
+"""Trainables as users write them, who know of Tune alone; and mistakes."""
 
 import os
 import time
@@ -8,6 +8,7 @@ from typing import Any
 from ray import tune
 
 from raynas.outcome import Metric
+from raynas.spaces import SearchSpace
 
 LOG = "OWN_TRIALS_LOG"  # environment variable: the file to which trials add their names
 
@@ -64,6 +65,15 @@ def measure(config: dict[str, Any]) -> None:
 
 def of_nothing() -> None:
     """No trainable: it takes no configuration."""
+
+
+class Unfinished(SearchSpace):
+    """A space that lacks most of what one needs."""
+
+    name = "unfinished"
+
+    def sample(self, rng: Any) -> Any:
+        return None
 
 
 class NoTrainable:

@@ -17,14 +17,14 @@ from raynas.run.settings import resumed_run
 TESTS = Path(__file__).parent
 
 
-def python(folder: Path, *arguments: object, timeout: float = 180) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")]),
-        "OWN_TRIALS_LOG": "/dev/null",
-    }
-    return subprocess.run(
-        [sys.executable, *map(str, arguments)], cwd=folder, env=environment, capture_output=True, text=True, timeout=timeout, check=False
-    )
+def environment() -> dict[str, str]:
+    paths = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
+    return os.environ | {"PYTHONPATH": paths, "OWN_TRIALS_LOG": os.devnull}
+
+
+def python(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, *map(str, arguments)]
+    return subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=180, check=False)
 
 
 def search(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
@@ -91,9 +91,8 @@ if __name__ == "__main__":
 
 def test_ctrl_c_in_python_is_raised_after_the_run_is_closed(tmp_path: Path) -> None:
     (tmp_path / "session.py").write_text(INTERRUPTED)
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])}
     process = subprocess.Popen(
-        [sys.executable, "session.py"], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "session.py"], cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     deadline = time.monotonic() + 100
     while time.monotonic() < deadline and not list(tmp_path.glob("run/parts/trials-*.parquet")):
@@ -133,7 +132,7 @@ def test_objectives_of_ones_own(tmp_path: Path) -> None:
     assert f"latency             {best['latency']:.6g} ms" in done.stdout
     declared = search(tmp_path, *flags[:-1], "other", "--objective", "latency", "--set", "metrics.latency.low=1000")
     assert declared.returncode == 1
-    assert "latency = 6.6 is outside of [1000, inf]" in declared.stdout or "is outside of [1000, inf]" in declared.stdout
+    assert "is outside of [1000, inf]" in declared.stdout
     one = search(tmp_path, *flags[:3], "bananas", "--out", "x", "--objective", "-latency", "--objective", "valid_accuracy")
     assert (one.returncode, one.stderr.count("\n")) == (2, 1)
     assert "one objective, not 2" in one.stderr
@@ -169,6 +168,7 @@ BAD = {
     "a function of nothing": (["--trainable", "own_trials:of_nothing"], "must be a subclass of ray.tune.Trainable or a function"),
     "no class at all": (["--trainable", "own_trials:LOG"], "must be a subclass of ray.tune.Trainable or a function"),
     "no space": (["--space", "own_trials:NoTrainable"], "own_trials:NoTrainable"),
+    "an unfinished space": (["--space", "own_trials:Unfinished"], "cost, from_config, mutate, neighbors, paths"),
     "no searcher": (["--searcher", "own_trials:NoTrainable"], "own_trials:NoTrainable"),
     "objective": (["--objective", "test_accuracy"], "a search must not see it"),
     "limit": (["--limit", "parameters<3"], "METRIC<=NUMBER"),
