@@ -228,17 +228,18 @@ class Objective:
         report = report or {}
         metrics, budget = measured(report) | dict(costs or {}), budget_of(report, time_attr)
         if error is None:
-            error = self._problem(report if costs is None else {**report, **costs})
+            error = self._problem(report, costs or {})
         if error is not None:
             return Outcome("failed", budget, metrics, error)
         return Outcome("stopped" if max_budget is not None and budget < max_budget else "finished", budget, metrics)
 
-    def _problem(self, report: Mapping[str, Any]) -> str | None:
+    def _problem(self, report: Mapping[str, Any], costs: Mapping[str, float]) -> str | None:
         for metric in self.metrics:
-            if report.get(metric.name) is None:
+            value = costs.get(metric.name, report.get(metric.name))
+            if value is None:
                 came = ", ".join(key for key in report if key not in _NO_METRICS - {"epoch"}) or "nothing"
                 return f"the last report has no {metric.name}; it has {came}"
-            if (problem := metric.problem(report[metric.name])) is not None:
+            if (problem := metric.problem(value)) is not None:
                 return problem
         return None
 
