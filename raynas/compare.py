@@ -12,7 +12,6 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -27,16 +26,14 @@ from rich.table import Table as PrintedTable
 from raynas import storage
 from raynas.cli import DONE, Parser, add_flags, run_command
 from raynas.config import assign, make_config, provenance, read_yaml
-from raynas.errors import ConfigError
-from raynas.outcome import VALID_ACCURACY
+from raynas.errors import ConfigError, ResultsError
+from raynas.outcome import TEST_ACCURACY, VALID_ACCURACY
 from raynas.registry import resolve
 from raynas.run.schedulers import SCHEDULERS, make_scheduler
-from raynas.simulate import SimulatedResult, Simulation
+from raynas.simulate import Simulation
 from raynas.spaces import make_space
 from raynas.tables import Table, open_table
-from searchers import ArchSearcher, make_searcher
-
-METRIC = VALID_ACCURACY.name
+from searchers import Engine, OneShot, make_engine
 
 CURVES = pa.schema(
     [
@@ -105,11 +102,10 @@ def _main(argv: Sequence[str] | None) -> int:
     table = _checked(config)
     _claim(config)
     curves = _run_all(config)
-    pq.write_table(curves, Path(config.out) / "curves.parquet")
     rows = summarize(curves)
-    _write_summary(rows, Path(config.out) / "summary.csv")
-    optimum = table.best("test_accuracy" if _has_test(curves) else METRIC)[1]
-    plot(curves, Path(config.out) / "curves.png")
+    for name, content in (("curves.parquet", _parquet(curves)), ("summary.csv", _csv(rows)), ("curves.png", plot(curves))):
+        _write(config, name, content)
+    optimum = table.best((TEST_ACCURACY if _has_test(curves) else VALID_ACCURACY).name)[1]
     _print(rows, optimum, config)
     return DONE
 
@@ -118,8 +114,14 @@ def _checked(config: CompareConfig) -> Table:
     """Finds every mistake before the first run starts."""
     table = open_table(config.table, config.space, config.dataset)
     searchers, schedulers = _names(config.searchers), _names(config.schedulers)
+    for kind, names in (("searchers", searchers), ("schedulers", schedulers)):
+        if not names:
+            raise ConfigError(f"--{kind} names none; give one or more, separated by commas")
     for name in searchers:
-        _searcher(name, config, seed=0, max_epochs=table.budgets[-1])
+        if isinstance(_engine(name, config, table, seed=0).method, OneShot):
+            raise ConfigError(
+                f"{name} trains networks, which a simulation cannot do; run it by `python -m raynas.search --searcher {name}`"
+            )
     for name in config.searcher_options:
         if name not in searchers:
             raise ConfigError(f"searcher_options.{name}: {name} does not take part; --searchers is {config.searchers}")
@@ -148,20 +150,41 @@ def _claim(config: CompareConfig) -> None:
             if theirs.get(key) != value:
                 raise ConfigError(f"{config.out} holds a comparison with {key} = {theirs.get(key)!r}, not {value!r}; choose another --out")
     storage.write_json(config.out, "config.json", {"config": mine} | provenance())
-    (Path(config.out) / "parts").mkdir(exist_ok=True)
+    fs, root = storage.filesystem(config.out)
+    storage.make_folder(fs, f"{root}/parts")
 
 
 # -- running -------------------------------------------------------------------------------------------------------------
 
 
-def _part(config: CompareConfig, searcher: str, scheduler: str, seed: int) -> Path:
-    return Path(config.out) / "parts" / f"{searcher.replace(':', '.')}-{scheduler}-{seed}.parquet"
+def _write(config: CompareConfig, name: str, content: Any) -> None:
+    fs, root = storage.filesystem(config.out)
+    storage.write_bytes(fs, f"{root}/{name}", content)
+
+
+def _part(searcher: str, scheduler: str, seed: int) -> str:
+    return f"parts/{searcher.replace(':', '.')}-{scheduler}-{seed}.parquet"
+
+
+def _read_part(config: CompareConfig, name: str) -> pa.Table:
+    fs, root = storage.filesystem(config.out)
+    try:
+        return pq.read_table(pa.BufferReader(storage.read_bytes(fs, f"{root}/{name}")), schema=CURVES)
+    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
+        path = storage.join(config.out, name)
+        raise ResultsError(f"{path} is damaged ({storage.first_line(error)}); delete it, and the same command makes it anew") from error
+
+
+def _parquet(table: pa.Table) -> Any:
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink)
+    return sink.getvalue()
 
 
 def _run_all(config: CompareConfig) -> pa.Table:
     seeds = range(config.first_seed, config.first_seed + config.seeds)
     runs = [(s, t, seed) for seed in seeds for s in _names(config.searchers) for t in _names(config.schedulers)]
-    missing = [run for run in runs if not _part(config, *run).exists()]
+    missing = [run for run in runs if not storage.exists(config.out, _part(*run))]
     columns = TextColumn("runs"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # each process has one core
     context = multiprocessing.get_context("spawn")  # forking a process with threads of Arrow and torch is not safe
@@ -178,47 +201,48 @@ def _run_all(config: CompareConfig) -> pa.Table:
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    return pa.concat_tables([pq.read_table(_part(config, *run), schema=CURVES) for run in runs])
+    return pa.concat_tables([_read_part(config, _part(*run)) for run in runs])
 
 
 _table = lru_cache(maxsize=2)(open_table)
 
 
-def _searcher(name: str, config: CompareConfig, seed: int, max_epochs: int) -> ArchSearcher:
-    space, options = make_space(config.space, config.space_options), config.searcher_options.get(name, {})
-    return make_searcher(name, space, options, metric=METRIC, mode="max", seed=seed, max_epochs=max_epochs, fitting="inline")
+def _budgets(config: CompareConfig, table: Table) -> tuple[int, ...]:
+    return tuple(b for b in table.budgets if config.max_epochs is None or b <= config.max_epochs)
+
+
+def _engine(name: str, config: CompareConfig, table: Table, seed: int) -> Engine:
+    budgets, options = _budgets(config, table), config.searcher_options.get(name, {})
+    space = make_space(config.space, config.space_options)
+    return make_engine(name, space, options, seed=seed, max_budget=budgets[-1])
 
 
 def _run(config: CompareConfig, searcher_name: str, scheduler_name: str, seed: int) -> None:
     """One run, in a process of its own; a function of the configuration and the seed."""
     table = _table(config.table, config.space, config.dataset)
-    longest = max(b for b in table.budgets if config.max_epochs is None or b <= config.max_epochs)
+    longest = _budgets(config, table)[-1]
     np.random.seed(seed)  # ASHA draws its brackets from numpy's global generator
     simulation = Simulation(
-        _searcher(searcher_name, config, seed, longest),
+        _engine(searcher_name, config, table, seed),
         table,
         config.trials,
         config.workers,
-        make_scheduler(scheduler_name, METRIC, "max", longest),
+        make_scheduler(scheduler_name, VALID_ACCURACY.name, "max", longest),
         repeat=config.repeat,
         max_epochs=config.max_epochs,
         failure_rate=config.failure_rate,
         straggler_rate=config.straggler_rate,
         seed=seed,
     )
-    best: SimulatedResult | None = None
     rows = []
 
     def note(now: Simulation) -> None:
-        nonlocal best
-        new, queries = now.results[-1], len(now.results)
-        if new.valid_accuracy is not None and (best is None or _merit(new) > _merit(best)):
-            best = new
+        best, queries = now.best, len(now.results)
         row: dict[str, Any] = {"queries": queries, "simulated_seconds": now.now}
         if best is not None:
             row |= {"valid_accuracy": best.valid_accuracy, "test_accuracy": best.test_accuracy}
         if queries % _RECOMMEND_EVERY == 0 or queries == config.trials:
-            chosen = now.searcher.recommend()
+            chosen = now.engine.recommend()
             if chosen is not None:
                 record = table.query(chosen.id, longest, config.repeat)
                 row |= {"recommended_valid_accuracy": record.valid_accuracy, "recommended_test_accuracy": record.test_accuracy}
@@ -226,14 +250,7 @@ def _run(config: CompareConfig, searcher_name: str, scheduler_name: str, seed: i
 
     simulation.run(note)
     named = [{"searcher": searcher_name, "scheduler": scheduler_name, "seed": seed} | row for row in rows]
-    path = _part(config, searcher_name, scheduler_name, seed)
-    temporary = path.with_suffix(".tmp")
-    pq.write_table(pa.Table.from_pylist(named, schema=CURVES), temporary)
-    os.replace(temporary, path)
-
-
-def _merit(result: SimulatedResult) -> tuple[bool, float]:
-    return result.status == "finished", result.valid_accuracy or 0.0
+    _write(config, _part(searcher_name, scheduler_name, seed), _parquet(pa.Table.from_pylist(named, schema=CURVES)))
 
 
 # -- what comes out --------------------------------------------------------------------------------------------------------
@@ -280,12 +297,12 @@ def summarize(curves: pa.Table) -> list[dict[str, Any]]:
     return rows
 
 
-def _write_summary(rows: list[dict[str, Any]], path: Path) -> None:
+def _csv(rows: list[dict[str, Any]]) -> bytes:
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]))
     writer.writeheader()
     writer.writerows(rows)
-    path.write_text(text.getvalue(), encoding="utf-8")
+    return text.getvalue().encode()
 
 
 def _print(rows: list[dict[str, Any]], optimum: float, config: CompareConfig) -> None:
@@ -297,7 +314,8 @@ def _print(rows: list[dict[str, Any]], optimum: float, config: CompareConfig) ->
         mine = {row["queries"]: row for row in rows if (row["searcher"], row["scheduler"]) == (searcher, scheduler)}
         cells = [_cell(mine[q], f"{kind}_error") if q in mine else "" for q in queries]
         shown.add_row(searcher, scheduler, *cells)
-        if any(row["recommended_test_error_mean"] is not None for row in mine.values()):
+        recommended = [(row["recommended_test_error_mean"], row["test_error_mean"]) for row in mine.values()]
+        if any(mean is not None and mean != observed for mean, observed in recommended):
             shown.add_row("  as recommended", scheduler, *[_cell(mine[q], "recommended_test_error") if q in mine else "" for q in queries])
     console = Console() if sys.stdout.isatty() else Console(width=30 + 16 * len(queries))
     console.print(shown)
@@ -310,8 +328,8 @@ def _cell(row: dict[str, Any], name: str) -> str:
     return "" if mean is None else f"{mean:.3f}" + (f" ({deviation:.3f})" if deviation is not None else "")
 
 
-def plot(curves: pa.Table, path: Path) -> None:
-    """Error of the incumbent against queries and against simulated time: mean and standard error over the seeds."""
+def plot(curves: pa.Table) -> bytes:
+    """A picture (PNG): error of the incumbent against queries and against simulated time: mean and standard error over the seeds."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -335,8 +353,10 @@ def plot(curves: pa.Table, path: Path) -> None:
     by_queries.set(xlabel="architectures evaluated", ylabel=f"{column.split('_')[0]} error of the incumbent, %")
     by_time.set(xlabel="simulated hours")
     by_queries.legend()
-    figure.savefig(path, dpi=120)
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=120, format="png")
     pyplot.close(figure)
+    return picture.getvalue()
 
 
 if __name__ == "__main__":

@@ -1,69 +1,148 @@
-"""What a search knows: architectures that finished, were stopped, failed, or are pending; and their learning curves."""
+"""What a search knows: architectures that finished, were stopped, failed, or are pending; and their learning curves.
+
+n: architectures, m: objectives. All values are to be maximised.
+"""
 
 import math
-from collections.abc import Mapping
+from bisect import bisect_right, insort
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from raynas.arch import Arch
+from raynas.outcome import Merit, Status
 
-Status = Literal["finished", "stopped", "failed"]
-Curve = tuple[tuple[float, float], ...]  # (budget, value) pairs, budgets ascending
+Curve = tuple[tuple[float, float], ...]  # (budget, value of the first objective) pairs, budgets ascending
+Floats = NDArray[np.float64]
 
 _CURVE_RATIO = 1.1  # a report closer than this factor to the last kept one replaces it, so that 1,000 epochs keep 65 points
 
 
 @dataclass(frozen=True)
 class Observation:
-    """An architecture whose trial has ended. Values are to be maximised."""
+    """An architecture whose evaluation has ended."""
 
     arch: Arch
     status: Status
     curve: Curve  # empty where the trial failed before its first report
+    others: tuple[float, ...] = ()  # (m - 1,) values of the further objectives at the end
+    excess: float = 0.0  # over the limits
+
+    @property
+    def budget(self) -> float:
+        """The largest budget that it reached."""
+        return self.curve[-1][0] if self.curve else 0.0
 
     @property
     def value(self) -> float:
-        """The value at the largest budget that the trial reached; -inf for a failed trial."""
+        """The value at that budget; -inf for a failed trial."""
         return self.curve[-1][1] if self.curve and self.status != "failed" else -math.inf
+
+    @property
+    def merit(self) -> Merit:
+        """Its place in the order of outcomes."""
+        return Merit(-self.excess, self.status == "finished", (self.value, *self.others))
 
     def value_at(self, budget: float) -> float | None:
         """The value at `budget`, or at the largest reported budget below it."""
-        values = [value for at, value in self.curve if at <= budget]
-        return values[-1] if values else None
+        at = bisect_right(self.curve, budget, key=lambda point: point[0])
+        return self.curve[at - 1][1] if at else None
+
+
+class Row(NamedTuple):
+    """One measurement."""
+
+    arch: Arch
+    budget: float
+    value: float
+    status: Status | Literal["running"]  # of the trial that made it
+
+
+class Known(NamedTuple):
+    """What is known at the full budget, measured or carried there, in order of completion."""
+
+    archs: list[Arch]  # (n,)
+    vectors: Floats  # (n, m)
+    excess: Floats  # (n,) over the limits
+
+
+class Carry(Protocol):
+    """What a stopped trial would have gained until the full budget: a rule that learns from the finished ones."""
+
+    def add(self, finished: Observation) -> None:
+        """One more trial has finished."""
+
+    def gain(self, budget: float) -> float:
+        """What is to be added to a value at `budget`."""
+
+
+class MedianGain:
+    """The median of what the finished trials gained from that budget on.
+
+    So a stopped trial stays comparable, and below survivors that gained as much.
+    """
+
+    def __init__(self) -> None:
+        self._finished: list[Observation] = []
+        self._gains: dict[float, list[float]] = {}  # those of the finished trials, ascending, from each budget that was asked for
+
+    def add(self, finished: Observation) -> None:
+        """As `Carry.add`; a few comparisons for each budget that was asked for."""
+        self._finished.append(finished)
+        for budget, gains in self._gains.items():
+            if (at := finished.value_at(budget)) is not None:
+                insort(gains, finished.value - at)
+
+    def gain(self, budget: float) -> float:
+        """As `Carry.gain`; 0 where no finished trial tells."""
+        if budget not in self._gains:
+            self._gains[budget] = sorted(o.value - at for o in self._finished if (at := o.value_at(budget)) is not None)
+        gains = self._gains[budget]
+        return (gains[(len(gains) - 1) // 2] + gains[len(gains) // 2]) / 2 if gains else 0.0
+
+
+class Update(NamedTuple):
+    """What another history needs to become a copy of this one."""
+
+    added: list[Observation]
+    pending: dict[str, Arch]
+    curves: dict[str, list[tuple[float, float]]]
+    memory: Any
 
 
 class History:
     """Observed and pending architectures of one search, by id.
 
-    An architecture is observed at most once: a second result for the same id is ignored, so late or repeated notifications
-    change nothing.
+    An architecture is observed once: a second result for the same id is ignored, so late or repeated notifications change nothing,
+    unless it was stopped before and the new one reached a larger budget.
+
+    Args:
+        carry: makes the rule by which values of stopped trials are carried to the full budget.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, carry: Callable[[], Carry] = MedianGain) -> None:
         self.observed: dict[str, Observation] = {}  # in order of completion
         self.pending: dict[str, Arch] = {}
+        self.memory: Any = None  # plain JSON: what the method remembers beyond all this, see `searchers.Proposal`
         self._curves: dict[str, list[tuple[float, float]]] = {}  # of pending architectures
+        self._added: list[Observation] = []  # every one that was added
+        self._make_carry = carry
+        self._carry = carry()
 
     def __len__(self) -> int:
-        return len(self.observed) + len(self.pending)
+        return len(self.observed) + sum(arch_id not in self.observed for arch_id in self.pending)
 
     def __contains__(self, arch_id: object) -> bool:
         return arch_id in self.observed or arch_id in self.pending
 
-    def copy(self) -> "History":
-        """A snapshot that later changes do not touch."""
-        other = History()
-        other.observed = dict(self.observed)
-        other.pending = dict(self.pending)
-        other._curves = {arch_id: list(curve) for arch_id, curve in self._curves.items()}
-        return other
+    # -- what happens --------------------------------------------------------------------------------------------------------
 
     def start(self, arch: Arch) -> None:
-        """`arch` is being evaluated."""
+        """`arch` is being evaluated; one that was stopped before may be, too."""
         self.pending[arch.id] = arch
 
     def report(self, arch_id: str, budget: float, value: float) -> None:
@@ -81,12 +160,12 @@ class History:
         """Whether a pending architecture reported any value."""
         return bool(self._curves.get(arch_id))
 
-    def end(self, arch_id: str, status: Status) -> None:
+    def end(self, arch_id: str, status: Status, others: tuple[float, ...] = (), excess: float = 0.0) -> None:
         """The evaluation of a pending architecture ended. Without any finite value it counts as failed."""
         arch = self.pending.pop(arch_id, None)
         curve = tuple(self._curves.pop(arch_id, ()))
         if arch is not None:
-            self.add(Observation(arch, status if curve else "failed", curve))
+            self.add(Observation(arch, status if curve else "failed", curve, others, excess))
 
     def withdraw(self, arch_id: str) -> None:
         """The evaluation of a pending architecture never took place; it may be proposed again."""
@@ -95,52 +174,94 @@ class History:
 
     def add(self, observation: Observation) -> None:
         """An observation made elsewhere, for instance before a restart."""
-        self.withdraw(observation.arch.id)
-        self.observed.setdefault(observation.arch.id, observation)
+        arch_id = observation.arch.id
+        self.withdraw(arch_id)
+        before = self.observed.get(arch_id)
+        if before is not None and (before.status != "stopped" or observation.budget <= before.budget):
+            return
+        self.observed.pop(arch_id, None)  # what is newer comes last
+        self.observed[arch_id] = observation
+        self._added.append(observation)
+        if observation.status == "finished":
+            self._carry.add(observation)
 
-    def targets(self, last: int | None = None) -> tuple[list[Arch], NDArray[np.float64]]:
-        """(n,) architectures and their values at full budget, as far as they have any, in order of completion; only of the `last`.
+    # -- copies --------------------------------------------------------------------------------------------------------------
 
-        A stopped trial has no value at full budget. It gets the value of its last report plus the median of what the finished
-        trials gained from that budget on, so that it stays comparable, and below survivors that gained as much. Failed trials
-        are left out: a lost node says nothing about an architecture.
+    @property
+    def additions(self) -> int:
+        """How often an observation was added."""
+        return len(self._added)
+
+    def since(self, additions: int) -> Update:
+        """What changed after the first `additions`; later changes do not touch it."""
+        curves = {arch_id: list(curve) for arch_id, curve in self._curves.items()}
+        return Update(self._added[additions:], dict(self.pending), curves, self.memory)
+
+    def follow(self, update: Update) -> None:
+        """Takes over what changed in a history of which this is an older copy."""
+        for observation in update.added:
+            self.add(observation)
+        self.pending, self._curves, self.memory = update.pending, update.curves, update.memory
+
+    def copy(self) -> "History":
+        """A snapshot that later changes do not touch."""
+        other = History(self._make_carry)
+        other.follow(self.since(0))
+        return other
+
+    # -- what is known -------------------------------------------------------------------------------------------------------
+
+    def rows(self) -> Iterator[Row]:
+        """Every measurement: those of ended trials in order of completion, then those of running ones; a failed trial's, too."""
+        for observation in self.observed.values():
+            for budget, value in observation.curve:
+                yield Row(observation.arch, budget, value, observation.status)
+        for arch_id, curve in self._curves.items():
+            for budget, value in curve:
+                yield Row(self.pending[arch_id], budget, value, "running")
+
+    def known(self, last: int | None = None) -> Known:
+        """What is known at the full budget; only of the `last` trials that did not fail.
+
+        A stopped trial has no value at full budget: the value of its last report is carried there. Failed trials are left out: a lost
+        node says nothing about an architecture.
         """
-        gains: dict[float, float] = {}
-        archs, values = [], []
         usable = (o for o in reversed(self.observed.values()) if o.status != "failed")
-        for observation in reversed(list(islice(usable, last))):
-            value = observation.value
-            if observation.status == "stopped":
-                budget = observation.curve[-1][0]
-                if budget not in gains:
-                    finished = (o for o in self.observed.values() if o.status == "finished")
-                    known = [o.value - at for o in finished if (at := o.value_at(budget)) is not None]
-                    gains[budget] = float(np.median(known)) if known else 0.0
-                value += gains[budget]
-            archs.append(observation.arch)
-            values.append(value)
-        return archs, np.array(values)
+        chosen = list(islice(usable, last))[::-1]
+        firsts = [o.value if o.status == "finished" else o.value + self._carry.gain(o.budget) for o in chosen]
+        vectors = np.array([(first, *o.others) for first, o in zip(firsts, chosen, strict=True)], dtype=np.float64)
+        return Known([o.arch for o in chosen], vectors.reshape(len(chosen), -1), np.array([o.excess for o in chosen]))
+
+    def targets(self, last: int | None = None) -> tuple[list[Arch], Floats]:
+        """(n,) architectures and (n,) values of the first objective, as in `known`."""
+        known = self.known(last)
+        return known.archs, known.vectors[:, 0] if known.archs else np.empty(0)
 
     def best(self) -> Observation | None:
-        """The observation with the highest value: a finished one, or where none has finished a stopped one."""
+        """The observation that is best; None where all failed."""
         usable = [o for o in self.observed.values() if o.status != "failed"]
-        return max(usable, key=lambda o: (o.status == "finished", o.value), default=None)
+        return max(usable, key=lambda o: o.merit, default=None)
+
+    # -- state ---------------------------------------------------------------------------------------------------------------
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON of the whole state."""
-        return {
-            "observed": [[o.arch.to_config(), o.status, [list(point) for point in o.curve]] for o in self.observed.values()],
-            "pending": [[arch.to_config(), [list(p) for p in self._curves.get(arch.id, [])]] for arch in self.pending.values()],
-        }
+        observed = [
+            [o.arch.to_config(), o.status, [list(point) for point in o.curve], list(o.others), o.excess] for o in self.observed.values()
+        ]
+        pending = [[arch.to_config(), [list(p) for p in self._curves.get(arch.id, [])]] for arch in self.pending.values()]
+        return {"observed": observed, "pending": pending, "memory": self.memory}
 
     @classmethod
     def from_json(cls, state: Mapping[str, Any]) -> "History":
         """The inverse of `to_json`."""
         history = cls()
-        for config, status, curve in state["observed"]:
-            history.add(Observation(Arch.from_config(config), status, tuple((float(b), float(v)) for b, v in curve)))
+        for config, status, curve, others, excess in state["observed"]:
+            points = tuple((float(b), float(v)) for b, v in curve)
+            history.add(Observation(Arch.from_config(config), status, points, tuple(map(float, others)), float(excess)))
         for config, curve in state["pending"]:
             arch = Arch.from_config(config)
             history.start(arch)
             history._curves[arch.id] = [(float(b), float(v)) for b, v in curve]
+        history.memory = state["memory"]
         return history

@@ -8,7 +8,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 from raynas.errors import ConfigError
 from raynas.registry import unknown
@@ -84,9 +84,9 @@ def measured(report: Mapping[str, Any]) -> dict[str, float]:
     return {key: number for key, number in pairs if number is not None}
 
 
-def budget_of(report: Mapping[str, Any], time_attr: str = "epoch") -> float:
-    """The budget that a report tells: its `time_attr`, or else how many reports there were; 0 where neither is told."""
-    return as_number(report.get(time_attr, report.get("training_iteration"))) or 0.0
+def budget_of(report: Mapping[str, Any], time_attr: str = "epoch") -> float | None:
+    """The budget that a report tells: its `time_attr`, or else how many reports there were; None where neither is told."""
+    return as_number(report.get(time_attr, report.get("training_iteration")))
 
 
 def declare(declarations: Mapping[str, Mapping[str, Any]], known: Mapping[str, Metric] = METRICS) -> dict[str, Metric]:
@@ -200,6 +200,13 @@ class Objective:
             return None
         return tuple(-v if metric.direction == "min" else v for v, metric in zip(values, self.metrics, strict=True) if v is not None)
 
+    def value(self, report: Mapping[str, Any]) -> float | None:
+        """The first objective in a report, turned likewise; None where it is missing or not allowed."""
+        given = report.get(self.first.name)
+        if given is None or self.first.problem(given) is not None:
+            return None
+        return -float(given) if self.first.direction == "min" else float(given)
+
     def excess(self, metrics: Mapping[str, float]) -> float:
         """How far the limits are broken, all together; 0 where all are kept."""
         return sum(limit.excess(metrics) for limit in self.limits)
@@ -221,12 +228,13 @@ class Objective:
 
         Args:
             report: None or empty where the trial never reported.
-            max_budget: a trial that ends below it was stopped; None: none is.
+            max_budget: a trial that ends below it was stopped; None: none is. A report that tells no budget is one of a full evaluation.
             error: why it failed, where it did.
             costs: what is known of the architecture, see COSTS; it takes the place of what was reported.
         """
         report = report or {}
-        metrics, budget = measured(report) | dict(costs or {}), budget_of(report, time_attr)
+        metrics, told = measured(report) | dict(costs or {}), budget_of(report, time_attr)
+        budget = (max_budget or 0.0) if told is None else told
         if error is None:
             error = self._problem(report, costs or {})
         if error is not None:
@@ -234,7 +242,9 @@ class Objective:
         return Outcome("stopped" if max_budget is not None and budget < max_budget else "finished", budget, metrics)
 
     def _problem(self, report: Mapping[str, Any], costs: Mapping[str, float]) -> str | None:
-        for metric in self.metrics:
+        """Why a last report is none: a number that the objective or a limit needs is missing, or is none."""
+        limited = (METRICS.get(limit.metric, Metric(limit.metric)) for limit in self.limits)
+        for metric in {metric.name: metric for metric in (*limited, *self.metrics)}.values():
             value = costs.get(metric.name, report.get(metric.name))
             if value is None:
                 came = ", ".join(key for key in report if key not in _NO_METRICS - {"epoch"}) or "nothing"
@@ -243,14 +253,22 @@ class Objective:
                 return problem
         return None
 
-    def merit(self, outcome: Outcome) -> tuple[float, bool, tuple[float, ...]] | None:
-        """By which outcomes are ordered, the best being the largest; None for a failed one.
-
-        What keeps the limits comes before what does not, a full evaluation before one that was stopped; then the objectives decide, the
-        first one first.
-        """
+    def merit(self, outcome: Outcome) -> "Merit | None":
+        """By which outcomes are ordered; None for a failed one."""
         vector = None if outcome.status == "failed" else self.vector(outcome.metrics)
-        return None if vector is None else (-self.excess(outcome.metrics), outcome.status == "finished", vector)
+        return None if vector is None else Merit(-self.excess(outcome.metrics), outcome.status == "finished", vector)
+
+
+class Merit(NamedTuple):
+    """The order of outcomes, the best being the largest.
+
+    What keeps the limits comes before what does not, a full evaluation before one that was stopped; then the objectives decide, the
+    first one first.
+    """
+
+    within: float  # minus the excess over the limits
+    full: bool
+    vector: tuple[float, ...]  # (m,)
 
 
 def dominates(first: Sequence[float], second: Sequence[float]) -> bool:

@@ -35,7 +35,8 @@ from raynas.run.recorder import Recorder
 from raynas.run.schedulers import make_scheduler, remembers, replay
 from raynas.run.supernets import SEEDS, OneShot, is_oneshot
 from raynas.spaces import make_space
-from searchers import ArchSearcher, make_searcher
+from searchers import make_searcher
+from searchers.tune import TuneSearcher
 from trainables import TRAINABLES
 from trainables.base import Plan
 
@@ -138,7 +139,7 @@ class Search:
             command += f" --recipe {shlex.quote(str(self.config.trainable_options['recipe']))}"
         return command
 
-    def _searcher(self) -> ArchSearcher:
+    def _searcher(self) -> TuneSearcher:
         seed = self.config.seed if self.before is None else (self.config.seed, len(self.before.trials))  # not the same draws again
         return make_searcher(
             self.config.searcher,
@@ -148,8 +149,8 @@ class Search:
             mode="max",
             seed=seed,
             max_epochs=self.plan.max_epochs,
-            # Beside trials that answer at once a thread would always come too late.
-            fitting="inline" if self.plan.instant else "thread",
+            # Beside trials that answer at once another process would always come too late.
+            fitting="inline" if self.plan.instant else "process",
         )
 
     def run(self) -> int:
@@ -196,8 +197,16 @@ class Search:
         for report in self.before.reports.to_pylist():
             if report[METRIC] is not None:
                 curves.setdefault(report["trial_id"], []).append((report["epoch"], report[METRIC]))
-        for row in self.before.trials.select(["trial_id", "arch", "status"]).to_pylist():
-            self.searcher.observe(self.space.from_config(json.loads(row["arch"])), row["status"], curves.get(row["trial_id"], []))
+        engine = self.searcher.engine
+        engine.tell_many(
+            engine.observation(
+                self.space.from_config(json.loads(row["arch"])),
+                row | {"epoch": row["epochs"]},
+                curves.get(row["trial_id"], []),
+                error=(row["error"] or "it failed") if row["status"] == "failed" else None,
+            )
+            for row in self.before.trials.to_pylist()
+        )
         self.searcher.enqueue(self.space.from_config(json.loads(row["arch"])) for row in recorder.unfinished.values())
         if remembers(self.scheduler):
             replay(self.scheduler, self.before)

@@ -1,6 +1,6 @@
-"""A search on a simulated cluster: any searcher, any Tune scheduler, a benchmark table, W workers and a simulated clock.
+"""A search on a simulated cluster: any method, any Tune scheduler, a benchmark table, W workers and a simulated clock.
 
-The searcher is the object that runs on Ray, called as Tune calls it, and the scheduler is Tune's own class; only actors and time
+The engine is the object that runs on Ray, asked and told as there, and the scheduler is Tune's own class; only actors and time
 are simulated. A trial takes the table's training seconds (or, where the table knows none, one second an epoch), so completions are
 asynchronous and out of order.
 """
@@ -16,10 +16,9 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from raynas.errors import ConfigError
+from raynas.outcome import Merit, Status
 from raynas.tables import Table
-from searchers.base import ArchSearcher
-
-Status = Literal["finished", "stopped", "failed"]
+from searchers import Engine
 
 
 @dataclass(frozen=True)
@@ -45,6 +44,7 @@ class _Trial:
     started: float
     slowness: float
     fails_at: float  # in seconds of its own work
+    reports: int  # until it ends by itself
     status: str = Trial.PENDING
     is_saving: bool = False
     reported: int = 0  # budgets
@@ -55,7 +55,7 @@ class Simulation:
     """One simulated search.
 
     Args:
-        searcher: as it would be handed to a Tuner; with `fitting="inline"` a run is a function of its seeds.
+        engine: the method's ask/tell loop; with `fitting="inline"` a run is a function of its seeds.
         table: answers the trials.
         trials: architectures to evaluate.
         workers: trials at once.
@@ -69,7 +69,7 @@ class Simulation:
 
     def __init__(
         self,
-        searcher: ArchSearcher,
+        engine: Engine,
         table: Table,
         trials: int,
         workers: int = 1,
@@ -84,11 +84,13 @@ class Simulation:
     ) -> None:
         if trials < 1 or workers < 1 or not 0 <= failure_rate <= 1 or not 0 <= straggler_rate <= 1 or straggler_factor < 1:
             raise ConfigError("trials and workers must be at least 1, rates between 0 and 1, and straggler_factor at least 1")
-        self.searcher, self.table, self.trials, self.workers = searcher, table, trials, workers
+        self.engine, self.table, self.trials, self.workers = engine, table, trials, workers
         self.scheduler = scheduler or FIFOScheduler()
         self.repeat, self.budgets = repeat, tuple(b for b in table.budgets if max_epochs is None or b <= max_epochs)
         self.failure_rate, self.straggler_rate, self.straggler_factor = failure_rate, straggler_rate, straggler_factor
         self.results: list[SimulatedResult] = []
+        self.best: SimulatedResult | None = None
+        self._merit: Merit | None = None  # of the best
         self.now = 0.0
         self._rng = np.random.default_rng(seed)
         self._live: list[_Trial] = []
@@ -122,7 +124,7 @@ class Simulation:
     def stop_trial(self, trial: _Trial) -> None:
         """Ends a paused trial."""
         self.scheduler.on_trial_remove(self, trial)
-        self._end(trial, "stopped")
+        self._end(trial)
 
     # -- the loop --------------------------------------------------------------------------------------------------------
 
@@ -143,15 +145,16 @@ class Simulation:
         if self._asked == self.trials:
             return None
         trial_id = f"{self._asked:08d}"
-        config = self.searcher.suggest(trial_id)
-        if not isinstance(config, dict):
+        suggestion = self.engine.ask()
+        if suggestion is None:
             return None
         self._asked += 1
         slow = self.straggler_rate > 0 and self._rng.random() < self.straggler_rate
-        arch_id = config["arch"]["id"]
+        arch_id, config = suggestion.arch.id, {"arch": suggestion.arch.to_config()}
         fails = self.failure_rate > 0 and self._rng.random() < self.failure_rate
         fails_at = self._rng.random() * self._seconds(arch_id, len(self.budgets) - 1) if fails else float("inf")
-        trial = _Trial(trial_id, config, arch_id, self.now, self.straggler_factor if slow else 1.0, fails_at)
+        reports = sum(suggestion.budget is None or budget <= suggestion.budget for budget in self.budgets) or 1
+        trial = _Trial(trial_id, config, arch_id, self.now, self.straggler_factor if slow else 1.0, fails_at, reports)
         self._live.append(trial)
         self.scheduler.on_trial_add(self, trial)
         return trial
@@ -173,34 +176,38 @@ class Simulation:
         self._running -= 1
         if trial.fails_at < self._seconds(trial.arch_id, trial.reported):
             self.scheduler.on_trial_error(self, trial)
-            self.searcher.on_trial_complete(trial_id=trial.trial_id, error=True)
-            self._end(trial, "failed", tell=False)
+            self._end(trial, error="its worker was lost")
             return
         record = self.table.query(trial.arch_id, self.budgets[trial.reported], self.repeat)
         trial.reported += 1
-        done = trial.reported == len(self.budgets)
+        done = trial.reported == trial.reports
         trial.last_result = record._asdict() | {"training_iteration": trial.reported, "done": done}
         if done:
             self.scheduler.on_trial_complete(self, trial, trial.last_result)
-            self._end(trial, "finished")
+            self._end(trial)
             return
         decision = self.scheduler.on_trial_result(self, trial, trial.last_result)
         if decision == TrialScheduler.STOP:
             self.scheduler.on_trial_complete(self, trial, trial.last_result)
-            self._end(trial, "stopped")
+            self._end(trial)
             return
-        self.searcher.on_trial_result(trial.trial_id, trial.last_result)
+        self.engine.report(trial.arch_id, trial.last_result)
         if decision == TrialScheduler.PAUSE:
             trial.status = Trial.PAUSED
         else:
             self._running += 1
             self._schedule(trial)
 
-    def _end(self, trial: _Trial, status: Status, tell: bool = True) -> None:
-        if tell:
-            self.searcher.on_trial_complete(trial_id=trial.trial_id, result=trial.last_result)
+    def _end(self, trial: _Trial, error: str | None = None) -> None:
+        outcome = self.engine.tell(trial.arch_id, trial.last_result or None, error=error)
         trial.status = Trial.TERMINATED
         self._live.remove(trial)
         last = trial.last_result
         values = last.get("valid_accuracy"), last.get("test_accuracy")
+        last = trial.last_result
+        values = last.get("valid_accuracy"), last.get("test_accuracy")
+        status = "failed" if outcome is None else outcome.status
         self.results.append(SimulatedResult(trial.arch_id, status, last.get("epoch", 0), *values, trial.started, self.now))
+        merit = None if outcome is None else self.engine.objective.merit(outcome)
+        if merit is not None and (self._merit is None or merit > self._merit):
+            self.best, self._merit = self.results[-1], merit

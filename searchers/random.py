@@ -1,15 +1,22 @@
 """Random search: every suggestion is a new random architecture."""
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import numpy as np
 
 from raynas.history import History
 from raynas.model.candidates import random_archs
-from searchers.base import ArchSearcher, Proposal
+from raynas.spaces import SearchSpace
+from searchers.method import Method, Proposal
 
 
-class RandomSearch(ArchSearcher):
+@dataclass(frozen=True, kw_only=True)
+class Random(Method):
     """Random search without replacement; the space's sampler decides the distribution."""
 
-    def propose(self, history: History, rng: np.random.Generator, count: int) -> Proposal:
+    several: ClassVar[bool] = True
+
+    def propose(self, space: SearchSpace, history: History, rng: np.random.Generator, count: int) -> Proposal:
         """`count` random architectures."""
-        return Proposal(random_archs(self.space, history, rng, count))
+        return Proposal(random_archs(space, history, rng, count))

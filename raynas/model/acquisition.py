@@ -1,4 +1,4 @@
-"""Acquisition functions: how much a candidate promises. m: candidates, k: members. Higher is better; nothing is mutated.
+"""Acquisition functions: how much a candidate promises. m: candidates. Higher is better; nothing is mutated.
 
 Source: White et al., arXiv 1910.11858, section 4.3 and appendix. Signs are turned to maximisation.
 """
@@ -23,9 +23,9 @@ def independent_thompson_sampling(prediction: Prediction, best: float, rng: np.r
 
 
 def thompson_sampling(prediction: Prediction, best: float, rng: np.random.Generator) -> Floats:
-    """The predictions of one member, drawn for all candidates together."""
-    member: Floats = prediction.members[rng.integers(len(prediction.members))].copy()
-    return member
+    """One draw from the joint distribution of all candidates: of an ensemble, the predictions of one member."""
+    drawn: Floats = prediction.sample(1, rng)[0]
+    return drawn
 
 
 def upper_confidence_bound(prediction: Prediction, best: float, rng: np.random.Generator) -> Floats:

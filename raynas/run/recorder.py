@@ -31,7 +31,9 @@ _BEST = ("trial_id", "arch_id", "status", "epochs", "valid_accuracy", "test_accu
 class Searcher(Protocol):
     """What is asked of the searcher of a run."""
 
-    refits: Sequence[Any]  # with `seconds`, `mae`, `rank_correlation` and `observations`
+    @property
+    def refits(self) -> Sequence[Any]:
+        """The fits so far, each with `seconds`, `mae`, `rank_correlation` and `observations`."""
 
     def recommend(self) -> Arch | None:
         """The architecture to choose after what is known now."""
@@ -111,7 +113,7 @@ class Recorder(Callback):  # type: ignore[misc]  # ray has no types
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
         """A trial reports; what it reported before it was resumed is not recorded again."""
-        trial_id, epoch = self._rows[trial.trial_id]["trial_id"], int(budget_of(result))
+        trial_id, epoch = self._rows[trial.trial_id]["trial_id"], int(budget_of(result) or 0)
         if result.get("warning"):
             logger.warning("trial %s: %s", trial_id, result["warning"])
         if epoch <= self._epochs.get(trial_id, -1):

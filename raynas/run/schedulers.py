@@ -26,7 +26,8 @@ class _Epochs:
         self._value = metric
 
     def _told(self, result: Mapping[str, Any]) -> dict[str, Any] | None:
-        return None if as_number(result.get(self._value)) is None else {**result, _TIME: budget_of(result, _TIME)}
+        budget = budget_of(result, _TIME)
+        return None if budget is None or as_number(result.get(self._value)) is None else {**result, _TIME: budget}
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         told = self._told(result)

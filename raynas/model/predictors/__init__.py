@@ -1,21 +1,47 @@
 """Performance predictors by name."""
 
+from collections.abc import Mapping
 from typing import Any
 
-from raynas.model.predictors.base import FittedPredictor, Prediction, Predictor
+from raynas.errors import ConfigError
+from raynas.model.predictors.base import (
+    EnsemblePrediction,
+    FittedPredictor,
+    GaussianPrediction,
+    OnVectors,
+    Prediction,
+    Predictor,
+    VectorModel,
+)
 from raynas.registry import make
 
 PREDICTORS: dict[str, Any] = {"mlp": "raynas.model.predictors.mlp:MLPEnsemble", "gp": "raynas.model.predictors.gp:GaussianProcess"}
 
 
-def make_predictor(name: str, options: dict[str, Any] | None = None) -> Predictor:
-    """The predictor registered as `name` (or `module:Class`), made with `options`.
+def make_predictor(name: str, options: Mapping[str, Any] | None = None, encoding: str = "path") -> Predictor:
+    """The predictor registered as `name` (or `module:Class`), made with `options`; a model on vectors sees `encoding`.
 
     Raises:
         UnknownNameError: no such predictor, or it does not take one of the options.
+        ConfigError: what `name` makes is no predictor.
     """
-    predictor: Predictor = make(PREDICTORS, name, options, "predictor")
+    made: Any = make(PREDICTORS, name, options, "predictor")
+    if isinstance(made, VectorModel):
+        return OnVectors(made, encoding)
+    if not callable(getattr(made, "fit", None)):
+        raise ConfigError(f"predictor {name!r} must have a method fit(space, archs, targets, seed); {type(made).__name__} has none")
+    predictor: Predictor = made
     return predictor
 
 
-__all__ = ["PREDICTORS", "FittedPredictor", "Prediction", "Predictor", "make_predictor"]
+__all__ = [
+    "PREDICTORS",
+    "EnsemblePrediction",
+    "FittedPredictor",
+    "GaussianPrediction",
+    "OnVectors",
+    "Prediction",
+    "Predictor",
+    "VectorModel",
+    "make_predictor",
+]

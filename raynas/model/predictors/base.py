@@ -1,21 +1,45 @@
-"""What a performance predictor is. n: observations, m: candidates, d: features, k: members of the ensemble."""
+"""What a performance predictor is. n: observations, m: candidates, d: features, k: members of the ensemble, s: samples."""
 
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from raynas.arch import Arch
 from raynas.errors import ShapeError
+from raynas.model.encodings import encode, feature_weights
+from raynas.spaces.base import SearchSpace
 
 Floats = NDArray[np.float64]
+Inputs = NDArray[np.float32]
+
+
+class Prediction(Protocol):
+    """What a fitted predictor says of m candidates: a joint distribution of their values, of which higher is better."""
+
+    @property
+    def mean(self) -> Floats:
+        """(m,)"""
+
+    @property
+    def std(self) -> Floats:
+        """(m,) standard deviation of each."""
+
+    def sample(self, count: int, rng: np.random.Generator) -> Floats:
+        """(s, m) draws from the joint distribution, s = `count`."""
+
+    def widened(self, factor: float) -> "Prediction":
+        """The same about the mean, with deviations `factor` times as large."""
 
 
 @dataclass(frozen=True)
-class Prediction:
-    """What a fitted predictor says of m candidates; higher is better."""
+class EnsemblePrediction:
+    """The distribution that gives each member of an ensemble the same probability."""
 
-    members: Floats  # (k, m), one row per member of the ensemble (or posterior draw)
+    members: Floats  # (k, m), one row per member
 
     def __post_init__(self) -> None:
         if self.members.ndim != 2 or self.members.shape[0] == 0:
@@ -33,22 +57,105 @@ class Prediction:
         std: Floats = self.members.std(axis=0)
         return std
 
+    def sample(self, count: int, rng: np.random.Generator) -> Floats:
+        """Members, drawn with replacement."""
+        return self.members[rng.integers(len(self.members), size=count)]
+
+    def widened(self, factor: float) -> "EnsemblePrediction":
+        return EnsemblePrediction(self.mean + factor * (self.members - self.mean))
+
+
+@dataclass(frozen=True)
+class GaussianPrediction:
+    """A multivariate normal distribution. The covariance is computed when it is first needed: it has m * m entries."""
+
+    mean: Floats  # (m,)
+    std: Floats  # (m,)
+    covariance: Callable[[], Floats] = field(compare=False)  # () -> (m, m), with std ** 2 as its diagonal
+    factor: float = 1.0  # on deviations of the covariance
+
+    def __post_init__(self) -> None:
+        if self.mean.ndim != 1 or self.std.shape != self.mean.shape:
+            raise ShapeError(f"mean and std must have the shape (m,), not {self.mean.shape} and {self.std.shape}")
+
+    def sample(self, count: int, rng: np.random.Generator) -> Floats:
+        covariance = self.factor**2 * self.covariance()
+        drawn: Floats = rng.multivariate_normal(self.mean, covariance, size=count, check_valid="ignore", method="eigh")
+        return drawn
+
+    def widened(self, factor: float) -> "GaussianPrediction":
+        return replace(self, std=factor * self.std, factor=factor * self.factor)
+
 
 class FittedPredictor(Protocol):
     """A predictor that has seen observations."""
 
-    def predict(self, inputs: NDArray[np.float32]) -> Prediction:
-        """Predictions for inputs (m, d); raises ShapeError for another d than was fitted."""
+    def predict(self, archs: Sequence[Arch]) -> Prediction:
+        """What it expects of m architectures."""
 
 
 class Predictor(Protocol):
-    """The settings of a predictor; immutable, so that fitting is a function of data and seed."""
+    """The settings of a predictor; immutable, so that fitting is a function of data and seed.
 
-    def fit(self, inputs: NDArray[np.float32], targets: Floats, seed: int, weights: Floats | None = None) -> FittedPredictor:
+    It sees the space and the architectures, and takes of them what it likes: `space.graph`, the encodings of raynas.model.encodings,
+    `space.scalars`.
+    """
+
+    def fit(self, space: SearchSpace, archs: Sequence[Arch], targets: Floats, seed: int) -> FittedPredictor:
+        """Learns from n architectures and targets (n,)."""
+
+
+class FittedVectorModel(Protocol):
+    """A model on vectors that has seen observations."""
+
+    def predict(self, inputs: Inputs) -> Prediction:
+        """Predictions for inputs (m, d); raises ShapeError for another d than was fitted."""
+
+
+class VectorModel(ABC):
+    """A model that sees vectors; `OnVectors` makes it a predictor."""
+
+    @abstractmethod
+    def fit(self, inputs: Inputs, targets: Floats, seed: int, weights: Floats | None = None) -> FittedVectorModel:
         """Learns from inputs (n, d) and targets (n,); `weights` (d,) say how much the features count a priori, None: all the same."""
 
 
-def check_observations(inputs: NDArray[np.float32], targets: Floats, weights: Floats | None) -> None:
+@dataclass(frozen=True)
+class OnVectors:
+    """The predictor that sees architectures by an encoding.
+
+    Raises:
+        UnknownNameError: (fit) there is no such encoding.
+        OutOfSpaceError: (fit) the space does not define it.
+    """
+
+    model: VectorModel
+    encoding: str  # see raynas.model.encodings
+
+    def fit(self, space: SearchSpace, archs: Sequence[Arch], targets: Floats, seed: int) -> "FittedOnVectors":
+        """Learns from n architectures and targets (n,)."""
+        inputs = encode(self.encoding, space, archs)
+        return FittedOnVectors(self.model.fit(inputs, targets, seed, feature_weights(self.encoding, space)), self.encoding, space)
+
+
+@dataclass(frozen=True)
+class FittedOnVectors:
+    """A model on vectors given observations; it encodes an architecture once."""
+
+    fitted: FittedVectorModel
+    encoding: str
+    space: SearchSpace
+    _rows: dict[str, Inputs] = field(default_factory=dict)  # id -> (d,)
+
+    def predict(self, archs: Sequence[Arch]) -> Prediction:
+        """What the model expects of m architectures."""
+        new = [arch for arch in archs if arch.id not in self._rows]
+        if new:
+            self._rows.update(zip((arch.id for arch in new), encode(self.encoding, self.space, new), strict=True))
+        return self.fitted.predict(np.stack([self._rows[arch.id] for arch in archs]))
+
+
+def check_observations(inputs: Inputs, targets: Floats, weights: Floats | None) -> None:
     """Raises ShapeError unless inputs are (n, d), targets (n,), weights (d,), n > 0, and all numbers are finite."""
     if inputs.ndim != 2 or targets.shape != inputs.shape[:1] or len(targets) == 0:
         raise ShapeError(f"inputs must be (n, d) and targets (n,) with n > 0, not {inputs.shape} and {targets.shape}")
@@ -58,7 +165,7 @@ def check_observations(inputs: NDArray[np.float32], targets: Floats, weights: Fl
         raise ShapeError("inputs and targets must be finite numbers")
 
 
-def check_candidates(inputs: NDArray[np.float32], features: int) -> None:
+def check_candidates(inputs: Inputs, features: int) -> None:
     """Raises ShapeError unless inputs are (m, features)."""
     if inputs.ndim != 2 or inputs.shape[1] != features:
         raise ShapeError(f"the predictor was fitted to {features} features, so inputs must be (m, {features}), not {inputs.shape}")

@@ -2,15 +2,16 @@
 
 import warnings
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from raynas.model.predictors.base import Floats, Prediction, check_candidates, check_observations
+from raynas.model.predictors.base import Floats, GaussianPrediction, VectorModel, check_candidates, check_observations
 
 
 @dataclass(frozen=True)
-class GaussianProcess:
+class GaussianProcess(VectorModel):
     """Settings: a Matern-5/2 kernel with one length scale, an amplitude and noise, all fitted by marginal likelihood.
 
     Source: Rasmussen and Williams, Gaussian Processes for Machine Learning (2006), chapters 2 and 5; computed by scikit-learn.
@@ -40,13 +41,21 @@ class GaussianProcess:
 class FittedGaussianProcess:
     """A Gaussian process given observations."""
 
-    model: object
+    model: Any  # of scikit-learn
     shift: NDArray[np.float64]  # (d,)
     scale: NDArray[np.float64]  # (d,)
     evidence: float  # log marginal likelihood (Rasmussen and Williams, equation 5.8), by which fits to the same targets compare
 
-    def predict(self, inputs: NDArray[np.float32]) -> Prediction:
-        """Two members, mean - std and mean + std, whose mean and deviation are the posterior's; for inputs (m, d)."""
+    def predict(self, inputs: NDArray[np.float32]) -> GaussianPrediction:
+        """The posterior of the function (chapter 2, equations 2.25 and 2.26), without the noise of an observation; for inputs (m, d)."""
         check_candidates(inputs, len(self.shift))
-        mean, std = self.model.predict((inputs - self.shift) / self.scale, return_std=True)  # type: ignore[attr-defined]
-        return Prediction(np.stack([mean - std, mean + std]))
+        scaled = (inputs - self.shift) / self.scale
+        mean, std = self.model.predict(scaled, return_std=True)
+        noise = float(self.model.kernel_.k2.noise_level * self.model._y_train_std**2)
+
+        def covariance() -> Floats:
+            joint: Floats = self.model.predict(scaled, return_cov=True)[1]
+            joint[np.diag_indices_from(joint)] = np.maximum(joint.diagonal() - noise, 0.0)
+            return joint
+
+        return GaussianPrediction(mean, np.sqrt(np.maximum(std**2 - noise, 0.0)), covariance)

@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from raynas.errors import ConfigError
-from raynas.model.predictors.base import Floats, Prediction, check_candidates, check_observations
+from raynas.model.predictors.base import EnsemblePrediction, Floats, VectorModel, check_candidates, check_observations
 
 Loss = Literal["mae", "mse"]
 Schedule = Literal["cosine", "constant"]
 
 
 @dataclass(frozen=True)
-class MLPEnsemble:
+class MLPEnsemble(VectorModel):
     """Settings of the ensemble.
 
     The defaults are wider and shallower than the paper's 5 networks of 10 layers of 20, trained on the full batch with a cosine schedule.
@@ -165,7 +165,7 @@ class FittedMLPEnsemble:
     center: float
     spread: float
 
-    def predict(self, inputs: NDArray[np.float32]) -> Prediction:
+    def predict(self, inputs: NDArray[np.float32]) -> EnsemblePrediction:
         """Predictions of all members for inputs (m, d)."""
         check_candidates(inputs, len(self.shift))
         x = torch.as_tensor((inputs - self.shift) / self.scale, dtype=torch.float32, device=self.weights[0].device)
@@ -175,4 +175,4 @@ class FittedMLPEnsemble:
                 x = torch.baddbmm(b, x, w)
                 if layer < len(self.weights) - 1:
                     x = x.relu_()
-        return Prediction(x[..., 0].double().cpu().numpy() * self.spread + self.center)
+        return EnsemblePrediction(x[..., 0].double().cpu().numpy() * self.spread + self.center)

@@ -1,0 +1,387 @@
+"""Ask and tell: the loop around a method, without Ray and without torch.
+
+    search = Engine(Bananas(), "nasbench201")
+    suggestion = search.ask()
+    search.tell(suggestion.arch, {"valid_accuracy": train(suggestion.arch)})
+
+Everything that must survive a restart is the history, the generator and the queue of proposals that were not handed out yet. A method
+that learns is asked beside the control loop (`fitting="process"`), and suggestions come from the queue meanwhile.
+"""
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, TypeVar, get_args
+
+import numpy as np
+
+from raynas.arch import Arch
+from raynas.errors import ConfigError, ResumeError
+from raynas.history import History, Observation
+from raynas.model.candidates import random_archs
+from raynas.model.ranks import spearman
+from raynas.outcome import COSTS, Objective, Outcome, as_number, budget_of
+from raynas.spaces import SearchSpace, make_space
+from searchers.fitting import Beside, Fit, Where, fit
+from searchers.method import Method, Proposal, check_objective
+
+logger = logging.getLogger(__name__)
+
+STATE_VERSION = 2
+
+T = TypeVar("T")
+
+_QUEUE_FACTOR = 4  # proposals per refit beside the control loop: enough to serve until the next one is ready
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """An architecture to evaluate."""
+
+    arch: Arch
+    budget: float | None = None  # how much the evaluation may spend; None: a full one
+    expected: float | None = None  # what the model expects of it, in units of the first objective
+
+
+@dataclass(frozen=True)
+class Refit:
+    """One fit of the model, and how it predicted the results that came in since the fit before, before it learned them."""
+
+    observations: int  # that it learned from
+    seconds: float  # of fitting and proposing
+    compared: int  # new results with a prediction
+    mae: float | None  # mean absolute error, in units of the first objective
+    rank_correlation: float | None  # Spearman's; None for fewer than 3 results
+
+
+class Engine:
+    """One search by a method in a space.
+
+    A suggestion is never an architecture that was evaluated or is pending. A trial that ends with an error, or without a number that the
+    objective needs, is a failed one: its architecture is not proposed again, and no model learns from it. A trial that is stopped early
+    counts with its last value, carried to the full budget as `History` says.
+
+    Args:
+        method: how architectures are proposed.
+        space: a search space or the name of one.
+        objective: what is optimised; by default `valid_accuracy`.
+        seed: with `fitting="inline"` and the same order of results, the same seed gives the same suggestions.
+        max_budget: of a full evaluation; one that ends below it counts as stopped. None: none does.
+        time_attr: the key of a report that holds the budget spent.
+        fitting: where a method that learns is asked: `inline`: within `ask`, reproducible; `process` or `thread`: beside the control loop,
+            so that `ask` never waits (`process` falls back to a thread where method or space cannot be sent to a process).
+        points_to_evaluate: architectures to begin with, as `Arch` or as the plain JSON of one.
+
+    Raises:
+        ConfigError: a value is not allowed, or the method does not go with the objective.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        space: SearchSpace | str = "nasbench201",
+        *,
+        objective: Objective | None = None,
+        seed: int | Sequence[int] = 0,
+        max_budget: float | None = None,
+        time_attr: str = "epoch",
+        fitting: Where = "inline",
+        points_to_evaluate: Iterable[Arch | Mapping[str, Any]] = (),
+    ) -> None:
+        if fitting not in get_args(Where):
+            raise ConfigError(f"fitting must be one of {', '.join(get_args(Where))}, not {fitting!r}")
+        self.method, self.space = method, make_space(space) if isinstance(space, str) else space
+        self.objective = objective or Objective()
+        method.check(self.space)
+        check_objective(method, self.objective)
+        self.max_budget, self.time_attr = max_budget, time_attr
+        self.refit_every = method.refit_every if method.learns else 1
+        self.fitting: Where = fitting if method.learns else "inline"
+        self.history = History()
+        self.refits: list[Refit] = []
+        self.exhausted = False  # the space holds no architecture that is not known
+        self._rng = np.random.default_rng(seed)
+        self._reports: dict[str, Mapping[str, Any]] = {}  # the last one of each pending architecture, by id
+        self._expected: dict[str, float] = {}  # architecture id -> what the model expects of it
+        self._fresh: list[str] = []  # completed since the last fit
+        self._learning: list[str] = []  # what was fresh when the fit that is running began
+        self._queue: deque[Suggestion] = deque()
+        self._first: deque[Suggestion] = deque()  # to be evaluated before anything else
+        self._beside: Beside | None = None
+        self._fit: Future[Fit] | None = None
+        self._pairs: list[tuple[float, float]] = []  # (expected, observed) for the fit that is running,
+        self._observations = 0  # from which it learns
+        self.enqueue(points_to_evaluate)
+
+    # -- ask and tell ----------------------------------------------------------------------------------------------------
+
+    def ask(self) -> Suggestion | None:
+        """What to evaluate next; None where the space holds no more."""
+        self._warm_up()
+        suggestion = self._next()
+        if suggestion is None:
+            self.exhausted = True
+            return None
+        arch = suggestion.arch
+        self.history.start(arch)
+        if suggestion.expected is not None:
+            self._expected[arch.id] = suggestion.expected
+        return suggestion
+
+    def report(self, arch: Arch | str, report: Mapping[str, Any]) -> None:
+        """An intermediate report of a pending architecture, or its id; nothing is learned before the evaluation ends."""
+        arch_id = arch if isinstance(arch, str) else arch.id
+        if arch_id not in self.history.pending:
+            return
+        self._reports[arch_id] = report
+        value, budget = self.objective.value(report), budget_of(report, self.time_attr)
+        if value is not None:
+            self.history.report(arch_id, (self.max_budget or 1.0) if budget is None else budget, value)
+
+    def tell(self, arch: Arch | str, report: Mapping[str, Any] | float | None = None, *, error: str | None = None) -> Outcome | None:
+        """The evaluation of an architecture, or of a pending one by its id, has ended.
+
+        Args:
+            report: its last report, or the value of the first objective alone; None: what was reported last counts.
+            error: why it failed.
+
+        Returns how it ended; None where nothing is known of the architecture: it may be suggested again.
+        """
+        if isinstance(arch, Arch) and arch.id not in self.history:
+            self.history.start(arch)
+        arch_id = arch if isinstance(arch, str) else arch.id
+        if arch_id not in self.history.pending:
+            return None
+        if report is not None and not isinstance(report, Mapping):
+            report = {self.objective.first.name: report}
+        if report and error is None:
+            self.report(arch_id, report)
+        last = self._reports.pop(arch_id, None)
+        if report is None and error is None:
+            if last is None:
+                self.history.withdraw(arch_id)  # it never ran
+                return None
+            report = last
+        outcome = self.objective.judge(
+            report, self.max_budget, error=error, costs=self._costs(self.history.pending[arch_id]), time_attr=self.time_attr
+        )
+        others = (self.objective.vector(outcome.metrics) or ())[1:]
+        excess = 0.0 if outcome.status == "failed" else self.objective.excess(outcome.metrics)
+        self.history.end(arch_id, outcome.status, others, excess)
+        self._completed([arch_id])
+        return outcome
+
+    def tell_many(self, observations: Iterable[Observation]) -> None:
+        """Results from elsewhere, such as those of another run; one fit sees all of them."""
+        told = list(observations)
+        for observation in told:
+            self.history.add(observation)
+        self._completed([observation.arch.id for observation in told])
+
+    def observation(
+        self, arch: Arch, metrics: Mapping[str, Any], curve: Iterable[tuple[float, float]] = (), *, error: str | None = None
+    ) -> Observation:
+        """What `tell_many` takes, of the last report of an evaluation and (budget, first objective) pairs in the metric's own sign."""
+        outcome = self.objective.judge(metrics, self.max_budget, error=error, costs=self._costs(arch), time_attr=self.time_attr)
+        sign = -1.0 if self.objective.first.direction == "min" else 1.0
+        points = [(float(b), sign * value) for b, v in curve if (value := as_number(v)) is not None]
+        vector = self.objective.vector(outcome.metrics)
+        if vector is not None and (not points or points[-1][0] < outcome.budget):
+            points.append((outcome.budget, vector[0]))
+        excess = 0.0 if outcome.status == "failed" else self.objective.excess(outcome.metrics)
+        return Observation(arch, outcome.status if points else "failed", tuple(points), (vector or ())[1:], excess)
+
+    def enqueue(self, archs: Iterable[Arch | Mapping[str, Any]]) -> None:
+        """Architectures to suggest before any other.
+
+        Raises:
+            OutOfSpaceError: one is not of the space.
+            ConfigError: one is no architecture at all.
+        """
+        for arch in archs:
+            if not isinstance(arch, (Arch, Mapping)):
+                raise ConfigError(f"an architecture is given as JSON, as in the column arch of trials.parquet, not as {arch!r}")
+            self._first.append(Suggestion(self.space.from_config(arch.to_config() if isinstance(arch, Arch) else arch)))
+
+    def recommend(self) -> Arch | None:
+        """The architecture to choose after what is known now; None before any result."""
+        return self.method.recommend(self.space, self.history)
+
+    # -- proposals -------------------------------------------------------------------------------------------------------
+
+    def _costs(self, arch: Arch) -> dict[str, float] | None:
+        """What is known of an architecture before any trial, where the objective asks for it."""
+        names = {metric.name for metric in self.objective.metrics} | {limit.metric for limit in self.objective.limits}
+        return {key: float(value) for key, value in self.space.cost(arch)._asdict().items()} if names & set(COSTS) else None
+
+    def _starting(self) -> bool:
+        """Whether the initial design goes on: too few architectures known, or too few of them evaluated to learn from."""
+        return len(self.history) < self.method.num_initial or 2 * len(self.history.observed) < self.method.num_initial
+
+    def _batch(self) -> int:
+        """Completed trials from one fit to the next."""
+        return max(1, min(self.refit_every, int(self.method.refit_share * len(self.history.observed))))
+
+    def _pop(self, queue: deque[Suggestion]) -> Suggestion | None:
+        while queue:
+            suggestion = queue.popleft()
+            if self._new(suggestion):
+                return suggestion
+        return None
+
+    def _new(self, suggestion: Suggestion) -> bool:
+        """Whether an architecture is not known yet, or was stopped and may spend more now."""
+        arch_id = suggestion.arch.id
+        before = self.history.observed.get(arch_id)
+        if before is None or arch_id in self.history.pending:
+            return arch_id not in self.history
+        return before.status == "stopped" and suggestion.budget is not None and suggestion.budget > before.budget
+
+    def _next(self) -> Suggestion | None:
+        suggestion = self._pop(self._first)
+        if suggestion is None and not self._starting():
+            if self.fitting != "inline":
+                self._collect()
+                self._launch()
+            elif not self._queue or len(self._fresh) >= self._batch():
+                pairs = self._comparable()
+                self._refill(self._guarded(lambda: fit(self.method, self.space, self.history, self._child_rng(), self._batch())), pairs)
+            suggestion = self._pop(self._queue)
+        if suggestion is None:
+            arch = self._random() if self._starting() else self._stopgap()
+            suggestion = None if arch is None else Suggestion(arch)
+        return suggestion
+
+    def _random(self) -> Arch | None:
+        return next(iter(random_archs(self.space, self.history, self._rng, 1)), None)
+
+    def _stopgap(self) -> Arch | None:
+        try:
+            return self.method.stopgap(self.space, self.history, self._rng)
+        except Exception:
+            self._tell_of_failure()
+            return self._random()
+
+    def _guarded(self, attempt: Callable[[], Fit]) -> Fit:
+        """An exception in a method would abort the whole search: log it and go on without the method."""
+        try:
+            return attempt()
+        except Exception:
+            self._tell_of_failure()
+            return Fit(Proposal(()), 0.0)
+
+    def _tell_of_failure(self) -> None:
+        logger.exception("%s failed to propose; random architectures are suggested instead", type(self.method).__name__)
+
+    def _child_rng(self) -> np.random.Generator:
+        return np.random.default_rng(int(self._rng.integers(2**63)))
+
+    def _completed(self, arch_ids: list[str]) -> None:
+        self._fresh += arch_ids
+        if self.fitting != "inline" and not self._starting():
+            self._collect()
+            self._launch()
+
+    def _comparable(self) -> list[tuple[float, float]]:
+        """(expected, observed) of the full evaluations since the last fit; what is fresh now is learned by the fit to come."""
+        fresh, self._fresh = self._fresh, []
+        pairs = [(self._expected.pop(arch_id), self.history.observed[arch_id]) for arch_id in fresh if arch_id in self._expected]
+        return [(expected, o.value) for expected, o in pairs if o.status == "finished"]
+
+    def _refill(self, done: Fit, pairs: list[tuple[float, float]], observations: int | None = None) -> None:
+        """Takes over what a fit proposed, and notes how good the model before it was."""
+        proposal, count = done.proposal, len(done.proposal.archs)
+        expected, budgets = [*proposal.expected, *[None] * count], [*proposal.budgets, *[None] * count]
+        self._queue = deque(Suggestion(*each) for each in zip(proposal.archs, budgets, expected, strict=False))
+        if proposal.memory is not None:
+            self.history.memory = proposal.memory
+        if self.method.learns:
+            first, second = np.array(pairs, dtype=np.float64).reshape(-1, 2).T
+            mae = float(np.abs(first - second).mean()) if pairs else None
+            seen = len(self.history.observed) if observations is None else observations
+            self.refits.append(Refit(seen, done.seconds, len(pairs), mae, spearman(first, second)))
+
+    # -- beside the control loop -----------------------------------------------------------------------------------------
+
+    def _warm_up(self) -> None:
+        """Starts what a fit beside the control loop needs, while the first trials run."""
+        if self.fitting != "inline" and self._beside is None:
+            self._beside = Beside(self.method, self.space, self.fitting)
+            self._beside.warm_up()
+
+    def _launch(self) -> None:
+        """Starts a fit beside the control loop if one is due and none is running."""
+        if self._fit is not None or not self._fresh or (self._queue and len(self._fresh) < self._batch()):
+            return
+        self._warm_up()
+        assert self._beside is not None
+        self._learning, self._observations = self._fresh, len(self.history.observed)
+        rng = self._child_rng()
+        self._pairs = self._comparable()
+        self._fit = self._beside.submit(self.history, rng, _QUEUE_FACTOR * self.refit_every)
+
+    def _collect(self) -> None:
+        """Takes over what a fit beside the control loop has proposed, if it is ready."""
+        running = self._fit
+        if running is not None and running.done():
+            self._refill(self._guarded(running.result), self._pairs, self._observations)
+            self._fit, self._learning = None, []
+
+    def wait(self) -> None:
+        """Waits for a fit that is running, if any, and takes over what it proposes."""
+        if self._fit is not None:
+            self._fit.exception()
+            self._collect()
+
+    def close(self) -> None:
+        """Ends what runs beside the control loop. The search may go on, and starts it anew."""
+        if self._beside is not None:
+            self._beside.close()
+        self._fresh, self._learning = self._learning + self._fresh, []
+        self._beside = self._fit = None
+
+    # -- state -----------------------------------------------------------------------------------------------------------
+
+    def to_json(self) -> dict[str, Any]:
+        """The whole state as plain JSON; a fit that is running is left out and made up for after a restore."""
+
+        def plain(queue: Iterable[Suggestion]) -> list[Any]:
+            return [[s.arch.to_config(), s.budget, s.expected] for s in queue]
+
+        return {
+            "version": STATE_VERSION,
+            "method": type(self.method).__name__,
+            "space": self.space.name,
+            "history": self.history.to_json(),
+            "reports": {arch_id: {k: v for k, v in r.items() if as_number(v) is not None} for arch_id, r in self._reports.items()},
+            "expected": dict(self._expected),
+            "fresh": self._learning + self._fresh,
+            "queue": plain(self._queue),
+            "first": plain(self._first),
+            "rng": self._rng.bit_generator.state,
+        }
+
+    def load_json(self, state: Mapping[str, Any]) -> None:
+        """The inverse of `to_json`.
+
+        Raises:
+            ResumeError: the state is of another version, method or space.
+        """
+        for key, mine in (("version", STATE_VERSION), ("method", type(self.method).__name__), ("space", self.space.name)):
+            if state[key] != mine:
+                raise ResumeError(f"the saved state is of {key} {state[key]!r}, but this search is of {key} {mine!r}")
+
+        def queue(plain: Iterable[Any]) -> deque[Suggestion]:
+            return deque(Suggestion(Arch.from_config(config), budget, expected) for config, budget, expected in plain)
+
+        self.close()
+        self.history = History.from_json(state["history"])
+        self._reports, self._expected, self._fresh = dict(state["reports"]), dict(state["expected"]), list(state["fresh"])
+        self._queue, self._first = queue(state["queue"]), queue(state["first"])
+        self._rng.bit_generator.state = state["rng"]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Threads and processes do not travel."""
+        return self.__dict__ | {"_beside": None, "_fit": None, "_fresh": self._learning + self._fresh, "_learning": []}

@@ -1,0 +1,216 @@
+"""Where a method is asked for proposals while a search goes on: in place, in a thread, or in a process of its own.
+
+Candidates are plain Python, so a thread shares its lock with whatever drives the search; a process does not. The process is this
+module run as a command, not a child of `multiprocessing`, which would import the user's main script a second time. It is started once,
+keeps a copy of the history, and is sent what is new.
+"""
+
+import logging
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+import traceback
+import weakref
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import IO, Any, Literal, NamedTuple
+
+import numpy as np
+
+from raynas.history import History
+from raynas.spaces import SearchSpace
+from searchers.method import Method, Proposal
+
+logger = logging.getLogger(__name__)
+
+Where = Literal["inline", "thread", "process"]
+_LOSSES = 3  # processes lost in a row, as to the memory monitor, after which a thread takes over
+
+
+class Fit(NamedTuple):
+    """What a method proposed, and the seconds that it took."""
+
+    proposal: Proposal
+    seconds: float
+
+
+class MethodError(Exception):
+    """A method failed; the text is its traceback."""
+
+
+def fit(method: Method, space: SearchSpace, history: History, rng: np.random.Generator, count: int) -> Fit:
+    """Asks the method."""
+    began = time.perf_counter()
+    proposal = method.propose(space, history, rng, count)
+    return Fit(proposal, time.perf_counter() - began)
+
+
+class Beside:
+    """Asks a method beside the control loop, for one proposal at a time. `where`: a thread or a process."""
+
+    def __init__(self, method: Method, space: SearchSpace, where: Where) -> None:
+        self._method, self._space, self._where = method, space, where
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="raynas-fit")
+        self._copy, self._additions = History(), 0  # a copy of the history, and how far it goes
+        self._process: Process | None = None
+        self._losses = 0
+        self._closed = False
+
+    def warm_up(self) -> None:
+        """Starts the process, so that the first proposal need not wait for it."""
+        if self._where == "process":
+            self._executor.submit(self._started)
+
+    def submit(self, history: History, rng: np.random.Generator, count: int) -> "Future[Fit]":
+        """Has the method asked; `history` is read here and now."""
+        update = history.since(self._additions)
+        self._additions = history.additions
+        self._copy.follow(update)
+        return self._executor.submit(self._fit, self._copy, rng, count)
+
+    def close(self) -> None:
+        """Ends the process, if there is one, and the thread; what is being fitted is given up."""
+        self._closed = True
+        if self._process is not None:
+            self._process.close()
+        self._executor.shutdown(wait=False, cancel_futures=True)
+
+    def _started(self) -> "Process | None":
+        if self._process is None and self._where == "process":
+            try:
+                self._process = Process(self._method, self._space)
+            except Exception as error:  # pickling promises no type
+                self._to_thread(error)
+        return self._process
+
+    def _to_thread(self, error: Exception) -> None:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        logger.warning("models are fitted in a thread, which slows the search down a little: no process can do it (%s)", reason)
+        self._where, self._process = "thread", None
+
+    def _fit(self, history: History, rng: np.random.Generator, count: int) -> Fit:
+        process = self._started()
+        if process is not None:
+            try:
+                done = process.fit(history, rng, count)
+            except LostError as error:
+                process.close()
+                self._process = None
+                self._losses += 1
+                if self._closed:
+                    raise
+                if error.final or self._losses >= _LOSSES:
+                    self._to_thread(error)
+            else:
+                self._losses = 0
+                return done
+        return fit(self._method, self._space, history, rng, count)
+
+
+class LostError(Exception):
+    """A process did not answer. `final`: another one would not either."""
+
+    def __init__(self, message: str, final: bool) -> None:
+        super().__init__(message)
+        self.final = final
+
+
+class Process:
+    """The process, seen from outside."""
+
+    def __init__(self, method: Method, space: SearchSpace) -> None:
+        task = pickle.dumps((method, space))
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path), "OMP_NUM_THREADS": "1"}
+        self._popen = subprocess.Popen(
+            [sys.executable, "-m", "searchers.fitting"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
+        )
+        self.close = weakref.finalize(self, _end, self._popen)
+        self._additions = 0  # what its copy of the history has
+        self._send(task)
+
+    def fit(self, history: History, rng: np.random.Generator, count: int) -> Fit:
+        """As the function `fit`.
+
+        Raises:
+            MethodError: the method failed.
+            LostError: the process is gone, or cannot load the method or the space.
+        """
+        try:
+            self._send(pickle.dumps((history.since(self._additions), rng, count)))
+            kind, value = _receive(self._answers)
+        except (OSError, EOFError, pickle.PickleError) as error:
+            raise LostError(f"the process that fits is gone: {error}", final=False) from error
+        self._additions = history.additions
+        if kind == "failed":
+            raise MethodError(value)
+        if kind == "unloadable":
+            raise LostError(value, final=True)
+        done: Fit = value
+        return done
+
+    @property
+    def _answers(self) -> IO[bytes]:
+        assert self._popen.stdout is not None
+        return self._popen.stdout
+
+    def _send(self, message: bytes) -> None:
+        assert self._popen.stdin is not None
+        _send(self._popen.stdin, message)
+
+
+def _end(popen: "subprocess.Popen[bytes]") -> None:
+    """Closes the pipes, at which the process ends; it may be in the middle of a fit, of which nobody wants to know."""
+    popen.kill()
+    for pipe in (popen.stdin, popen.stdout):
+        if pipe is not None:
+            try:
+                pipe.close()
+            except OSError:  # what was not sent yet need not be
+                logger.debug("the process that fits was gone before its pipes were closed")
+    popen.wait()
+
+
+def _send(pipe: IO[bytes], message: bytes) -> None:
+    pipe.write(len(message).to_bytes(8, "big") + message)
+    pipe.flush()
+
+
+def _receive(pipe: IO[bytes]) -> Any:
+    size = pipe.read(8)
+    if len(size) < 8:
+        raise EOFError("the pipe was closed")
+    return pickle.loads(pipe.read(int.from_bytes(size, "big")))
+
+
+def main() -> None:
+    """The process, seen from inside: answers until its input ends. What is printed meanwhile goes to the error output."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for who reads the answers
+    requests, answers = sys.stdin.buffer, os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    history, loaded, problem = History(), None, ""
+    try:
+        loaded = _receive(requests)
+        loaded[0].check(loaded[1])  # loads what the method needs, while nobody waits for it yet
+    except EOFError:
+        return
+    except Exception as error:  # whatever importing the user's module raises
+        problem = f"{type(error).__name__}: {error}"
+    while True:
+        try:
+            update, rng, count = _receive(requests)
+        except EOFError:
+            return
+        answer: tuple[str, Any] = ("unloadable", problem)
+        if loaded is not None:
+            history.follow(update)
+            try:
+                answer = ("done", fit(loaded[0], loaded[1], history, rng, count))
+            except Exception:  # a method may raise anything
+                answer = ("failed", traceback.format_exc())
+        _send(answers, pickle.dumps(answer))
+
+
+if __name__ == "__main__":
+    main()

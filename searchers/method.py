@@ -1,0 +1,98 @@
+"""What a search method is: a value that holds its settings, and a pure function of what is known."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from raynas.arch import Arch
+from raynas.errors import ConfigError
+from raynas.history import History
+from raynas.model.candidates import random_archs
+from raynas.model.recommend import RECOMMENDERS
+from raynas.outcome import COSTS, Objective
+from raynas.registry import resolve
+from raynas.spaces import SearchSpace
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """Architectures to evaluate, best first.
+
+    Args:
+        expected: what the model expects of each, in units of the first objective; None: it was not asked.
+        budgets: how much each evaluation may spend; None: a full one. An architecture that was stopped may come again with more.
+        memory: plain JSON that the next call finds as `history.memory`; None: it stays as it is.
+    """
+
+    archs: Sequence[Arch]
+    expected: Sequence[float | None] = ()
+    budgets: Sequence[float | None] = ()
+    memory: Any = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method(ABC):
+    """Base of all methods; a method of one's own subclasses it as a frozen dataclass and implements `propose`.
+
+    Args:
+        num_initial: random architectures before the method takes over.
+        refit_every: completed trials after which a method that learns is asked again, at most.
+        refit_share: the same as a share of all completed trials, so that a young search, where each result says much, refits often.
+        recommender: one of raynas.model.recommend.RECOMMENDERS: how the architecture is chosen that is recommended in the end.
+    """
+
+    num_initial: int = 10
+    refit_every: int = 10
+    refit_share: float = 0.3
+    recommender: str = "observed"
+
+    learns: ClassVar[bool] = False  # whether a model is fitted, and so a process beside the control loop and a queue are worth it
+    several: ClassVar[bool] = False  # whether it knows what to do with several objectives, and with limits on what has to be measured
+
+    def __post_init__(self) -> None:
+        if self.num_initial < 1 or self.refit_every < 1:
+            raise ConfigError(f"num_initial and refit_every must be at least 1, not {self.num_initial} and {self.refit_every}")
+        resolve(RECOMMENDERS, self.recommender, "recommender")
+
+    def check(self, space: SearchSpace) -> None:  # noqa: B027  # nothing to check unless a method says so
+        """Raises a RaynasError where the settings do not go with the space; called before a search begins."""
+
+    @abstractmethod
+    def propose(self, space: SearchSpace, history: History, rng: np.random.Generator, count: int) -> Proposal:
+        """Up to `count` new architectures, best first; reads its arguments only. Called once `num_initial` are known."""
+
+    def stopgap(self, space: SearchSpace, history: History, rng: np.random.Generator) -> Arch | None:
+        """An architecture at once, while a model is fitted and nothing is left of the last proposal; None where the space holds no more."""
+        return next(iter(random_archs(space, history, rng, 1)), None)
+
+    def recommend(self, space: SearchSpace, history: History) -> Arch | None:
+        """The architecture to choose after what is known now; None before any result."""
+        chosen: Arch | None = resolve(RECOMMENDERS, self.recommender, "recommender")(space, history, self)
+        return chosen
+
+
+@dataclass(frozen=True, kw_only=True)
+class FunctionMethod(Method):
+    """The method that a function alone defines, which is called as `Method.propose` is."""
+
+    function: Callable[[SearchSpace, History, np.random.Generator, int], Proposal]
+
+    def propose(self, space: SearchSpace, history: History, rng: np.random.Generator, count: int) -> Proposal:
+        """What the function proposes."""
+        return self.function(space, history, rng, count)
+
+
+def check_objective(method: Method, objective: Objective) -> None:
+    """Raises ConfigError where a method cannot pursue an objective."""
+    if method.several:
+        return
+    name, others = type(method).__name__, "use evolution or random"
+    if len(objective.metrics) > 1:
+        raise ConfigError(f"{name} optimises one objective, not {len(objective.metrics)}; {others} for several")
+    for limit in objective.limits:
+        if limit.metric not in COSTS:
+            known = " and ".join(COSTS)
+            raise ConfigError(f"{name} keeps limits on {known} only, which are known beforehand; {others} for one on {limit.metric}")
