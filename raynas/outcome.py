@@ -236,19 +236,20 @@ class Objective:
         metrics, told = measured(report) | dict(costs or {}), budget_of(report, time_attr)
         budget = (max_budget or 0.0) if told is None else told
         if error is None:
-            error = self._problem(report if costs is None else {**report, **costs})
+            error = self._problem(report, costs or {})
         if error is not None:
             return Outcome("failed", budget, metrics, error)
         return Outcome("stopped" if max_budget is not None and budget < max_budget else "finished", budget, metrics)
 
-    def _problem(self, report: Mapping[str, Any]) -> str | None:
+    def _problem(self, report: Mapping[str, Any], costs: Mapping[str, float]) -> str | None:
         """Why a last report is none: a number that the objective or a limit needs is missing, or is none."""
         limited = (METRICS.get(limit.metric, Metric(limit.metric)) for limit in self.limits)
         for metric in {metric.name: metric for metric in (*limited, *self.metrics)}.values():
-            if report.get(metric.name) is None:
+            value = costs.get(metric.name, report.get(metric.name))
+            if value is None:
                 came = ", ".join(key for key in report if key not in _NO_METRICS - {"epoch"}) or "nothing"
                 return f"the last report has no {metric.name}; it has {came}"
-            if (problem := metric.problem(report[metric.name])) is not None:
+            if (problem := metric.problem(value)) is not None:
                 return problem
         return None
 

@@ -1,8 +1,25 @@
-"""Fixtures that several test files share."""
+"""Fixtures that several test files share, and what makes all of them independent of the state of the machine."""
 
+import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# Before anything imports Ray: no cluster that runs here, ran here, or is named in the environment is joined by a test or a command that
+# one starts. The path is short, as those of sockets in it have at most 107 characters.
+os.environ.pop("RAY_ADDRESS", None)
+os.environ["RAY_TMPDIR"] = tempfile.mkdtemp(prefix="rn-", dir="/tmp")
+
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
+
+
+def pytest_unconfigure() -> None:
+    """Leaves nothing of Ray's behind."""
+    shutil.rmtree(os.environ["RAY_TMPDIR"], ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

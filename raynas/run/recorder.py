@@ -31,7 +31,9 @@ _BEST = ("trial_id", "arch_id", "status", "epochs", "valid_accuracy", "test_accu
 class Searcher(Protocol):
     """What is asked of the searcher of a run."""
 
-    refits: Sequence[Any]  # with `seconds`, `mae`, `rank_correlation` and `observations`
+    @property
+    def refits(self) -> Sequence[Any]:
+        """The fits so far, each with `seconds`, `mae`, `rank_correlation` and `observations`."""
 
     def recommend(self) -> Arch | None:
         """The architecture to choose after what is known now."""

@@ -26,7 +26,8 @@ class _Epochs:
         self._value = metric
 
     def _told(self, result: Mapping[str, Any]) -> dict[str, Any] | None:
-        return None if as_number(result.get(self._value)) is None else {**result, _TIME: budget_of(result, _TIME)}
+        budget = budget_of(result, _TIME)
+        return None if budget is None or as_number(result.get(self._value)) is None else {**result, _TIME: budget}
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         told = self._told(result)
@@ -120,22 +121,29 @@ class _Past:
 
 
 def retell(scheduler: Any, trial: Any, reports: Sequence[Mapping[str, Any]], metric: str = VALID_ACCURACY.name) -> None:
-    """Gives `scheduler` earlier reports of a trial that it knows; what it decides about the past is of no interest."""
+    """Gives `scheduler` earlier reports of a trial that it knows; what it decides about the past is of no interest.
+
+    The median rule is only told what was reported: it would take a trial that went on in the past for one that it has stopped now, by
+    hindsight, and refuse its next report.
+    """
+    decides = not isinstance(scheduler, MedianStoppingRule)
     for report in reports:
         if report.get(metric) is not None:
-            scheduler.on_trial_result(NoController(), trial, dict(report))
+            (scheduler.on_trial_result if decides else scheduler.on_trial_complete)(NoController(), trial, dict(report))
 
 
 def replay(scheduler: Any, tables: Tables, metric: str = VALID_ACCURACY.name) -> None:
     """Gives `scheduler` the reports of all trials that have ended, as if it had seen them; `metric` is the one that it decides by."""
-    reports: dict[str, list[dict[str, Any]]] = {trial_id: [] for trial_id in tables.trials["trial_id"].to_pylist()}
+    statuses = dict(zip(tables.trials["trial_id"].to_pylist(), tables.trials["status"].to_pylist(), strict=True))
+    reports: dict[str, list[dict[str, Any]]] = {trial_id: [] for trial_id in statuses}
     for report in tables.reports.to_pylist():
         if report["trial_id"] in reports and report.get(metric) is not None:
             reports[report["trial_id"]].append(report)
     for trial_id, made in reports.items():
         past = _Past(trial_id)
         scheduler.on_trial_add(NoController(), past)
-        retell(scheduler, past, made, metric)
+        # As Tune does: it asks about every report but the one with which a trial ends by itself.
+        retell(scheduler, past, made if statuses[trial_id] == "stopped" else made[:-1], metric)
         if made:
             scheduler.on_trial_complete(NoController(), past, made[-1])
         else:

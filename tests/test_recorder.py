@@ -1,0 +1,358 @@
+"""What is recorded of trials: events as Tune sends them, without Ray, and what is on disk afterwards."""
+
+import io
+import json
+import logging
+import math
+import pickle
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from raynas import results, storage
+from raynas.arch import Arch
+from raynas.errors import ConfigError
+from raynas.outcome import METRICS, Objective, declare
+from raynas.run.display import Display
+from raynas.run.recorder import Recorder
+from raynas.spaces import make_space
+
+SPACE = make_space("nasbench201")
+RNG = np.random.default_rng(0)
+ARCHS = [SPACE.sample(RNG) for _ in range(8)]
+TRACE = 'Failure # 1 (occurred at 2026-11-24_23-14-55)\n  File "/mine.py", line 9, in step\n    raise error\n{}\n'
+
+
+class Watched:
+    """In place of a searcher."""
+
+    def __init__(self) -> None:
+        self.refits: list[Any] = []
+        self.told: list[tuple[str, dict[str, Any]]] = []
+
+    def recommend(self) -> Arch | None:
+        return ARCHS[0]
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        self.told.append((trial_id, result))
+
+
+class Run:
+    """One session of a run, to which trials are given as Tune would."""
+
+    def __init__(self, uri: str, tmp_path: Path, objective: Objective | None = None, max_epochs: int | None = 3, **options: Any) -> None:
+        self.searcher, self.tmp_path, self.output = Watched(), tmp_path, io.StringIO()
+        self.recorder = Recorder(
+            uri,
+            self.searcher,
+            objective=objective or Objective(),
+            space=SPACE,
+            trials=8,
+            max_epochs=max_epochs,
+            command="train it",
+            about={"space": "nasbench201", "space_options": {}},
+            **options,
+        )
+        self.recorder.display = Display(Console(file=self.output, width=200))
+
+    def trial(self, number: int, *reports: Mapping[str, Any], error: str | None = None, name: str = "t") -> None:
+        """A whole trial."""
+        trial = self.start(number, name)
+        for i, report in enumerate(reports, 1):
+            self.report(trial, {"training_iteration": i, "time_total_s": float(i), "config": {}, "pid": 7} | dict(report))
+        if error is None:
+            self.recorder.on_trial_complete(0, [], trial)
+        else:
+            self.fail(trial, error)
+
+    def start(self, number: int, name: str = "t") -> Any:
+        config = {"arch": ARCHS[number].to_config()}
+        trial = SimpleNamespace(
+            trial_id=f"{name}{number}", config=config, last_result={}, checkpoint=None, checkpoint_freq=0, error_file=""
+        )
+        self.recorder.on_trial_start(0, [], trial)
+        return trial
+
+    def report(self, trial: Any, result: dict[str, Any]) -> None:
+        trial.last_result = result
+        self.recorder.on_trial_result(0, [], trial, result)
+
+    def fail(self, trial: Any, error: str) -> None:
+        path = self.tmp_path / "error.txt"
+        path.write_text(TRACE.format(error))
+        trial.error_file = str(path)
+        self.recorder.on_trial_error(0, [], trial)
+
+    def close(self) -> str:
+        """Ends the session; what it printed."""
+        self.recorder.close()
+        return self.output.getvalue()
+
+
+@pytest.fixture(params=["path", "memory"])
+def uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return {"path": str(tmp_path / "run"), "memory": f"memory://{uuid.uuid4().hex}/run"}[request.param]
+
+
+def rows(uri: str) -> list[dict[str, Any]]:
+    return results.read(uri).trials.to_pylist()
+
+
+# Metrics
+
+
+def test_every_metric_is_kept(uri: str, tmp_path: Path) -> None:
+    run = Run(uri, tmp_path)
+    run.trial(0, *({"epoch": epoch, "valid_accuracy": epoch / 10, "latency": 5.0 - epoch, "f1": 0.5} for epoch in (1, 2, 3)))
+    run.trial(1, {"epoch": 3, "valid_accuracy": 0.2, "energy": 7, "note": "text", "converged": True})
+    run.close()
+    tables = results.read(uri)
+    first, second = tables.trials.to_pylist()
+    assert tables.trials.schema.names == [*results.TRIALS.names, "energy", "f1", "latency"]
+    assert [first[name] for name in ("latency", "f1", "energy")] == [2.0, 0.5, None]
+    assert [second[name] for name in ("latency", "f1", "energy")] == [None, None, 7.0]
+    assert tables.reports["latency"].to_pylist() == [4.0, 3.0, 2.0, None]
+    assert tables.reports["wall_seconds"].to_pylist() == [1.0, 2.0, 3.0, 1.0]
+    best = storage.read_json(uri, "best.json")
+    cost = SPACE.cost(ARCHS[0])
+    expected = {"valid_accuracy": 0.3, "latency": 2.0, "f1": 0.5, "test_accuracy": None, "status": "finished", "epochs": 3}
+    expected |= {"parameters": cost.parameters, "flops": cost.flops, "space": "nasbench201", "space_options": {}, "train": "train it"}
+    assert {key: best[key] for key in expected} == expected
+    assert best["arch"] == best["recommended"] == ARCHS[0].to_config()
+
+
+def test_the_costs_are_those_of_the_space_whatever_the_trial_counts(uri: str, tmp_path: Path) -> None:
+    run = Run(uri, tmp_path)
+    run.trial(0, {"epoch": 3, "valid_accuracy": 0.5, "parameters": 7, "flops": 8, "network_parameters": 9})
+    run.trial(1, error="OSError: no disk")
+    run.close()
+    for row, arch in zip(rows(uri), ARCHS, strict=False):
+        assert (row["parameters"], row["flops"]) == SPACE.cost(arch)
+    assert rows(uri)[0]["network_parameters"] == 9.0
+    assert "parameters" not in results.read(uri).reports.schema.names
+
+
+def test_metrics_are_curves(tmp_path: Path) -> None:
+    uri = str(tmp_path / "run")
+    run = Run(uri, tmp_path, per_trial=True)
+    run.trial(0, {"epoch": 3, "valid_accuracy": 0.25, "latency": 2.0, "test_accuracy": None})
+    run.trial(1, {"epoch": 3, "valid_accuracy": 0.5, "latency": 4.0, "test_accuracy": 0.75})
+    run.close()
+
+    def curve(folder: str, tag: str) -> list[tuple[int, float]]:
+        events = EventAccumulator(str(tmp_path / "run" / "tensorboard" / folder))
+        events.Reload()
+        return [(event.step, event.value) for event in events.Scalars(tag)]
+
+    assert curve("summary", "incumbent/valid_accuracy") == [(1, 0.25), (2, 0.5)]
+    assert curve("summary", "incumbent/latency") == [(1, 2.0), (2, 4.0)]
+    assert curve("summary", "incumbent/test_accuracy") == [(2, 0.75)]
+    assert curve("trials/t1", "latency") == [(3, 4.0)]
+
+
+def test_a_metric_with_the_name_of_a_column_is_refused_with_one_warning(uri: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run = Run(uri, tmp_path)
+    for number in range(3):
+        run.trial(number, *({"epoch": e, "valid_accuracy": 0.5, "order": 99, "status": 1, "ended_at": 0.5, "latency": 1} for e in (1, 3)))
+    run.close()
+    assert [(row["order"], row["status"], row["latency"]) for row in rows(uri)] == [(i, "finished", 1.0) for i in range(3)]
+    warned = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert sorted(warned) == [
+        f"the metric {name} is not stored: a column of the tables has that name; report it under another one"
+        for name in ("ended_at", "order", "status")
+    ]
+
+
+@pytest.mark.parametrize(("entries", "limits"), [(["order"], []), ([], ["epochs<=3"])])
+def test_such_a_metric_can_be_no_objective(entries: list[str], limits: list[str], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^(order|epochs) is a column of the tables that is no metric; report the metric under another"):
+        Run(str(tmp_path / "run"), tmp_path, Objective.parse(entries, limits))
+
+
+# How trials end
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan, None, 93.0, -0.1, "high"])
+def test_a_value_that_is_no_accuracy_is_a_failure_and_a_resume_works(value: Any, uri: str, tmp_path: Path) -> None:
+    run = Run(uri, tmp_path)
+    run.trial(0, {"epoch": 1, "valid_accuracy": 0.5}, {"epoch": 3, "valid_accuracy": value})
+    run.trial(1, {"epoch": 3, "valid_accuracy": 0.25})
+    printed = run.close()
+    failed, finished = rows(uri)
+    assert (failed["status"], failed["valid_accuracy"], failed["error_file"]) == ("failed", None, None)
+    assert "valid_accuracy" in failed["error"]
+    assert f"trial t0 failed: {failed['error']}\n" in printed
+    assert results.read(uri).reports["valid_accuracy"].to_pylist() == [0.5, None, 0.25]
+    again = Run(uri, tmp_path, before=results.read(uri)).recorder
+    assert (again.progress.failed, again.progress.finished) == (1, 1)
+    assert again.best is not None
+    assert again.best["arch_id"] == finished["arch_id"] == ARCHS[1].id
+
+
+def test_a_resume_of_a_run_that_took_infinity_for_the_best_works(uri: str, tmp_path: Path) -> None:
+    """An earlier version wrote such a row as finished, with null."""
+    run = Run(uri, tmp_path)
+    run.trial(0, {"epoch": 3, "valid_accuracy": 0.25})
+    (row,) = (dict(row) for row in rows_of(run))
+    run.recorder.store.add_trial(row | {"order": 1, "trial_id": "t1", "valid_accuracy": None})
+    run.close()
+    again = Run(uri, tmp_path, before=results.read(uri)).recorder
+    assert again.best is not None
+    assert again.best["trial_id"] == "t0"
+
+
+def rows_of(run: Run) -> list[dict[str, Any]]:
+    run.recorder.store.flush()
+    return rows(run.recorder.uri)
+
+
+def test_the_name_that_is_missing_and_those_that_came_are_said(uri: str, tmp_path: Path) -> None:
+    run = Run(uri, tmp_path)
+    run.trial(0, {"epoch": 3, "accuracy": 0.5})
+    run.trial(1)
+    run.close()
+    assert [row["error"] for row in rows(uri)] == [
+        "the last report has no valid_accuracy; it has epoch, accuracy",
+        "the last report has no valid_accuracy; it has nothing",
+    ]
+    assert [row["epochs"] for row in rows(uri)] == [3, None]
+
+
+@pytest.mark.parametrize("report", [{"epoch": 3, "valid_accuracy": 0.5}, {"valid_accuracy": 0.5}])
+def test_a_report_of_little_is_enough(report: dict[str, Any], uri: str, tmp_path: Path) -> None:
+    run = Run(uri, tmp_path, max_epochs=None)
+    run.trial(0, report)
+    run.close()
+    (row,) = rows(uri)
+    assert (row["status"], row["epochs"], row["valid_accuracy"]) == ("finished", report.get("epoch", 1), 0.5)
+
+
+def test_epoch_0_is_recorded_and_no_epoch_twice(uri: str, tmp_path: Path) -> None:
+    run = Run(uri, tmp_path)
+    run.trial(0, *({"epoch": epoch, "valid_accuracy": 0.1 + epoch / 10} for epoch in (0, 1, 0, 1, 2, 3)))
+    run.close()
+    assert [(row["epoch"], row["valid_accuracy"]) for row in results.read(uri).reports.to_pylist()] == [
+        (epoch, pytest.approx(0.1 + epoch / 10)) for epoch in (0, 1, 2, 3)
+    ]
+
+
+def test_the_best_is_that_of_the_objective(uri: str, tmp_path: Path) -> None:
+    objective = Objective.parse(["-latency"], ["valid_accuracy>=0.5"])
+    values = [(9.0, 0.6, 3), (1.0, 0.4, 3), (4.0, 0.5, 3), (2.0, 0.9, 1)]  # latency, accuracy, epochs
+    run = Run(uri, tmp_path, objective)
+    for number, (latency, accuracy, epochs) in enumerate(values):
+        run.trial(number, {"epoch": epochs, "latency": latency, "valid_accuracy": accuracy})
+    printed = run.close()
+    assert [row["status"] for row in rows(uri)] == ["finished", "finished", "finished", "stopped"]
+    assert storage.read_json(uri, "best.json")["latency"] == 4.0  # 1.0 breaks the limit, 2.0 was stopped
+    assert "best latency 4," in printed
+    again = Run(uri, tmp_path, objective, before=results.read(uri)).recorder
+    assert again.best is not None
+    assert again.best["latency"] == 4.0
+
+
+def test_a_declared_range_is_what_counts(uri: str, tmp_path: Path) -> None:
+    objective = Objective.parse([], [], declare({"valid_accuracy": {"high": 100, "unit": "%"}}, METRICS))
+    run = Run(uri, tmp_path, objective)
+    run.trial(0, {"epoch": 3, "valid_accuracy": 93.5})
+    assert "best validation accuracy 93.5 %" in run.close()
+    assert [(row["status"], row["valid_accuracy"]) for row in rows(uri)] == [("finished", 93.5)]
+
+
+# Failures
+
+
+def test_a_failure_is_one_line_and_its_whole_text_a_file_that_the_row_names(uri: str, tmp_path: Path) -> None:
+    run = Run(uri, tmp_path)
+    run.trial(0, {"epoch": 1, "valid_accuracy": 0.5}, error="torch.AcceleratorError: CUDA error: assert\nCUDA kernel errors might")
+    printed = run.close()
+    (row,) = rows(uri)
+    assert (row["status"], row["epochs"], row["valid_accuracy"]) == ("failed", 1, 0.5)
+    assert row["error"] == "AcceleratorError: CUDA error: assert"
+    assert row["error_file"] == "errors/t0.txt"
+    fs, root = storage.filesystem(uri)
+    assert b"CUDA kernel errors might" in storage.read_bytes(fs, f"{root}/errors/t0.txt").to_pybytes()
+    lines = printed.splitlines()
+    assert lines[0] == f"trial t0 failed: AcceleratorError: CUDA error: assert; see {uri}/errors/t0.txt"
+    assert len(lines) == 2
+
+
+def test_a_trial_that_is_tried_again_says_why(uri: str, tmp_path: Path) -> None:
+    run = Run(uri, tmp_path)
+    trial = run.start(0)
+    path = tmp_path / "error.txt"
+    path.write_text(TRACE.format("OSError: [disk] full"))
+    trial.error_file = str(path)
+    run.recorder.on_trial_recover(0, [], trial)
+    run.report(trial, {"epoch": 3, "training_iteration": 1, "time_total_s": 1.0, "valid_accuracy": 0.5})
+    run.recorder.on_trial_complete(0, [], trial)
+    assert run.close().splitlines()[0] == "trial t0 failed and is tried again: OSError: [disk] full"
+    assert [(row["status"], row["error"]) for row in rows(uri)] == [("finished", None)]
+
+
+def test_progress_says_why_most_trials_failed(uri: str, tmp_path: Path) -> None:
+    run = Run(uri, tmp_path)
+    for number in range(5):
+        run.trial(number, error=f"TableError: the table holds no {ARCHS[number].id!r}; it has {number} rows")
+    run.trial(5, {"epoch": 3, "accuracy": 0.5})
+    run.trial(6, {"epoch": 3, "valid_accuracy": 0.5})
+    run.close()
+    for progress in (run.recorder.progress, Run(uri, tmp_path, before=results.read(uri)).recorder.progress):
+        assert (progress.failed, progress.finished) == (6, 1)
+        assert progress.why() == [
+            f"5 trials failed: TableError: the table holds no {ARCHS[0].id!r}; it has 0 rows",
+            "1 trial failed: the last report has no valid_accuracy; it has epoch, accuracy",
+        ]
+        assert progress.why(1) == progress.why()[:1]
+
+
+# Going on
+
+
+def test_an_unfinished_trial_goes_on_with_what_it_reported(uri: str, tmp_path: Path) -> None:
+    run = Run(uri, tmp_path)
+    run.trial(0, {"epoch": 3, "valid_accuracy": 0.5})
+    trial = run.start(1)
+    for epoch in (0, 1):
+        run.report(trial, {"epoch": epoch, "training_iteration": 1 + epoch, "valid_accuracy": 0.2, "latency": 3.0})
+    run.recorder.store.flush()
+    run.recorder.summary.close()  # here it is killed
+    told: list[tuple[str, int]] = []
+    scheduler = SimpleNamespace(on_trial_result=lambda _, trial, report: told.append((trial.trial_id, report["epoch"])))
+    again = Run(uri, tmp_path, scheduler=scheduler, before=results.read(uri))
+    assert list(again.recorder.unfinished) == [ARCHS[1].id]
+    again.trial(1, *({"epoch": epoch, "valid_accuracy": 0.6, "latency": 3.0} for epoch in (0, 1, 2, 3)), name="new")
+    again.close()
+    assert told == [("new1", 0), ("new1", 1)]
+    assert [(trial_id, report["epoch"], report["latency"]) for trial_id, report in again.searcher.told] == [
+        ("new1", 0, 3.0),
+        ("new1", 1, 3.0),
+    ]
+    first, second = rows(uri)
+    assert (first["trial_id"], second["trial_id"], second["order"], second["status"]) == ("t0", "t1", 1, "finished")
+    reports = [row for row in results.read(uri).reports.to_pylist() if row["trial_id"] == "t1"]
+    assert [(row["epoch"], row["valid_accuracy"]) for row in reports] == [(0, 0.2), (1, 0.2), (2, 0.6), (3, 0.6)]
+    assert not again.recorder.unfinished
+
+
+def test_tune_can_pickle_it(tmp_path: Path) -> None:
+    recorder = Run(str(tmp_path / "run"), tmp_path).recorder
+    recorder.display = None
+    assert pickle.loads(pickle.dumps(recorder)).about == recorder.about
+
+
+def test_what_the_searcher_fits_is_shown(tmp_path: Path) -> None:
+    run = Run(str(tmp_path / "run"), tmp_path, Objective.parse(["-latency"], (), declare({"latency": {"unit": "ms"}})))
+    run.searcher.refits.append(SimpleNamespace(seconds=1.0, mae=0.5, rank_correlation=0.9, observations=10))
+    run.trial(0, {"epoch": 3, "latency": 2.5})
+    run.recorder.on_step_end(0, [])
+    assert run.recorder.progress.mae == 0.5
+    assert "best latency 2.5 ms" in run.close()
+    assert json.loads((tmp_path / "run" / "best.json").read_text())["latency"] == 2.5
