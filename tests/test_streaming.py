@@ -50,7 +50,7 @@ def streamed(folder: Path, monkeypatch: pytest.MonkeyPatch, **options: Any) -> D
 def trainer(data: Data, **options: Any) -> Trainer:
     space = make_space("nasbench201")
     arch: Arch = space.sample(np.random.default_rng(1))
-    return Trainer(arch, data, make_recipe("quick", "nasbench201"), CPU, 0, epochs=2, batch_size=16, **options)
+    return Trainer(space, arch, data, make_recipe("quick", space), CPU, 0, epochs=2, batch_size=16, **options)
 
 
 def same(a: Trainer, b: Trainer) -> bool:
