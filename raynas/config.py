@@ -11,6 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from raynas.errors import ConfigError
 from raynas.registry import unknown
+from raynas.storage import read_yaml as read_yaml
 
 
 def _listed(value: Any) -> Any:
@@ -115,23 +116,6 @@ def make_config(values: Mapping[str, Any], model: type[Model]) -> Model:
         if first["type"] == "extra_forbidden":
             raise unknown("configuration key", key, model.model_fields) from error
         raise ConfigError(f"{key} = {first['input']!r} is not allowed: {first['msg'][0].lower()}{first['msg'][1:]}") from error
-
-
-def read_yaml(path: str) -> dict[str, Any]:
-    """The mapping in a YAML file.
-
-    Raises:
-        ConfigError: the file is missing, is no YAML, or holds no mapping.
-    """
-    try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read the configuration {path}: {getattr(error, 'strerror', None) or error}") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(values or {}, dict):
-        raise ConfigError(f"{path} must hold keys and values, such as 'trials: 150', not a {type(values).__name__}")
-    return values or {}
 
 
 def assign(values: dict[str, Any], assignments: Sequence[str]) -> None:

@@ -125,7 +125,7 @@ def test_strengths_wait_for_the_end_of_the_warmup() -> None:
 def test_strengths_learn_on_other_images_than_the_weights() -> None:
     trial, seen = make(DartsTrial, order=1, epochs=1), []
     inner = trial._batch
-    trial._batch = lambda images, labels, generator: seen.append(images) or inner(images, labels, generator)  # type: ignore[method-assign]
+    trial._batch = lambda split, indices, generator: seen.append(split.images[indices]) or inner(split, indices, generator)  # type: ignore[method-assign]
     trial.step()
     weights, alphas = ({image.numpy().tobytes() for part in seen[i::2] for image in part} for i in (0, 1))
     assert len(weights) == 30  # half of the images, each once

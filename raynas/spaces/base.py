@@ -4,7 +4,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -181,6 +181,17 @@ class SearchSpace(ABC):
     def to_columns(self, arch: Arch) -> tuple[str, ...]:
         """The inverse of `from_columns`."""
         return (json.dumps(arch.to_config()),)
+
+    # -- how it is trained
+
+    network: ClassVar[str | None] = None
+    """`module:function`, called as (arch, classes, image_size, image_channels, **options); see `trainables.learning.networks`."""
+    recipes: ClassVar[Mapping[str, str | Mapping[str, Any]]] = {}
+    """How networks are trained, unless told otherwise: by purpose, "search" or "train", what `make_recipe` takes; without it, "quick"."""
+
+    def recipe(self, purpose: Literal["search", "train"], dataset: str | None = None) -> str | Mapping[str, Any]:
+        """How networks are trained on `dataset`, unless told otherwise; digits, on which no publication trains, by "quick"."""
+        return "quick" if dataset == "digits" else self.recipes.get(purpose, "quick")
 
 
 def _quoted(text: str) -> str:

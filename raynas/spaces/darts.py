@@ -171,6 +171,8 @@ class DARTSSpace(SearchSpace):
     """
 
     name = "darts"
+    network = "trainables.learning.networks.darts:darts_network"
+    recipes: ClassVar = {"search": "darts-search", "train": "darts-final"}
     num_paths = 4 * _BLOCK  # 18,724
     truncation = 288  # 4 * (8 + 64): all paths of at most two operations
     adjacency_sizes = tuple(size for _ in KINDS for pair in range(PAIRS) for size in (len(OPS), pair // 2 + 2))

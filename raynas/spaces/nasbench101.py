@@ -191,6 +191,8 @@ class NASBench101Space(SearchSpace):
     """
 
     name = "nasbench101"
+    network = "trainables.learning.networks.nasbench101:NASBench101Network"
+    recipes: ClassVar = {"search": "nasbench101", "train": "nasbench101"}
     num_paths = len(PATH_LENGTHS)
     size = 423_624
     truncation = 40  # the paths of at most 3 operations

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from itertools import product
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,6 +74,8 @@ class NASBench201Space(SearchSpace):
     """
 
     name = "nasbench201"
+    network = "trainables.learning.networks.nasbench201:NASBench201Network"
+    recipes: ClassVar = {"search": "nasbench201", "train": "nasbench201"}
     num_paths = 155  # 5 + 25 + 125
     size = 15_625
     truncation = 30  # all paths of at most two operations
