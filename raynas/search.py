@@ -12,10 +12,11 @@ from rich.console import Console
 
 from raynas import results
 from raynas.cli import DONE, FAILED, INTERRUPTED, Parser, add_flags, run_command
-from raynas.config import RunConfig, Settings, assign, read_yaml
+from raynas.config import RunConfig, Settings, assign
 from raynas.run.session import Session
 from raynas.run.settings import new_run, resumed_run
 from raynas.run.summary import Run, lines
+from raynas.storage import read_yaml
 
 
 def run_search(*, show: bool = False, **settings: Unpack[Settings]) -> Run:

@@ -22,16 +22,7 @@ from trainables.learning.data import load
 TRIALS, EPOCHS = 12, 6
 RUNGS = (1, 3)  # of ASHA below six epochs
 FLOOR = 0.90  # test accuracy on digits: chance has 0.10, the nearest mean image of a class 0.90, logistic regression 0.98
-OPTIONS = [
-    "--trainable",
-    "train",
-    "--dataset",
-    "digits",
-    "--set",
-    "trainable_options.recipe=quick",
-    "--set",
-    "searcher_options.num_initial=5",
-]
+OPTIONS = ["--trainable", "train", "--dataset", "digits", "--recipe", "quick", "--set", "searcher_options.num_initial=5"]
 
 
 def command(name: str, *arguments: object) -> list[str]:

@@ -9,10 +9,18 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pytest
+import run_rows
 
 from raynas import results, storage
+from raynas.config import RunConfig
+from raynas.outcome import Limit, Objective
 from raynas.run.settings import resumed_run
+from raynas.run.summary import Run, lines
+from raynas.spaces import make_space
+from raynas.tables import Table, open_table
 
 TESTS = Path(__file__).parent
 
@@ -192,6 +200,63 @@ def test_mistakes_get_one_line_and_leave_nothing(case: str, tmp_path: Path) -> N
     assert done.stderr.count("\n") == 1, done.stderr
     assert words in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+# -- what is searched, and what is printed -------------------------------------------------------------------------------
+
+
+def test_a_search_stays_within_a_partial_table(tmp_path: Path) -> None:
+    whole = open_table(None, "nasbench201", "cifar10")
+    ids, values = whole.ids[::500], whole.values("valid_accuracy")[::500]
+    metrics = {"valid_accuracy": values.reshape(-1, 1, 1)}
+    about: dict[str, Any] = {"source": "test", "licence": "none", "sha256": ""}
+    Table.build(space="nasbench201", dataset="mine", ids=ids, metrics=metrics, budgets=(200,), **about).write(tmp_path / "part.parquet")
+    done = search(tmp_path, "--table", "part.parquet", "--trials", 40, "--out", "run")
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = rows(tmp_path / "run")
+    assert {row["status"] for row in found} == {"finished"}
+    assert len(found) == len(ids) == 32
+    assert "The space holds no more architectures: 32 of 40 trials were possible." in done.stdout
+    assert "--dataset DATASET   (DATASET: images to train on, as folder:PATH or module:function)" in done.stdout
+    assert " searches nasbench201: " in done.stdout
+
+
+def test_the_printed_command_trains_on_the_data_set_of_the_lookups(tmp_path: Path) -> None:
+    done = search(tmp_path, "--dataset", "cifar100", "--searcher", "random", "--trials", 2, "--out", "run")
+    assert done.returncode == 0, done.stderr
+    command = "python -m raynas.train --arch run/best.json --dataset cifar100"
+    assert f"Train it:    {command}\n" in done.stdout
+    assert storage.read_json(str(tmp_path / "run"), "best.json")["train"] == command
+
+
+def test_a_recipe_of_ones_own(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("base: quick\nepochs: 1\n")
+    flags = ["--trainable", "train", "--dataset", "digits", "--recipe", "mine.yaml", "--set", "recipe.batch_size=256"]
+    done = search(tmp_path, *flags, "--searcher", "random", "--trials", 1, "--out", "run")
+    assert done.returncode == 0, done.stdout + done.stderr
+    recipe = storage.read_json(str(tmp_path / "run"), "config.json")["config"]["recipe"]
+    assert recipe == {"base": "quick", "epochs": 1, "batch_size": 256}
+    assert [row["epochs"] for row in rows(tmp_path / "run")] == [1]
+    assert "--dataset digits --recipe quick --set recipe.epochs=1 --set recipe.batch_size=256" in done.stdout
+
+
+def summary(**changes: Any) -> list[str]:
+    space = make_space("nasbench201")
+    archs = [space.sample(np.random.default_rng(seed)) for seed in range(2)]
+    trials = [run_rows.trial(i, arch_id=arch.id, valid_accuracy=0.9 - i / 100) for i, arch in enumerate(archs)]
+    best = {"arch": archs[0].to_config(), "arch_id": archs[0].id, "train": "train it"} | trials[0] | {"arch": archs[0].to_config()}
+    tables = results.Tables(pa.Table.from_pylist(trials), None, None)
+    run = Run("run", RunConfig(), Objective(limits=(Limit.parse("flops<=1000"),)), tables, best, archs[1], 2, **changes)
+    return list(lines(run, optimum=0.95))
+
+
+def test_what_is_recommended_stands_beside_the_best_observed() -> None:
+    text = "\n".join(summary())
+    best, recommended = text.split("Recommended: ")
+    assert "validation accuracy 90.000 % (5.000 points below the best of the table, 95.000 %)" in best
+    assert "validation accuracy 89.000 %\n" in recommended
+    assert text.count("beyond the limit flops<=1000") == 2
+    assert "no more architectures" in "\n".join(summary(exhausted=True))
 
 
 # -- earlier results -----------------------------------------------------------------------------------------------------

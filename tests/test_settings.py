@@ -79,6 +79,18 @@ def test_a_recipe_is_a_base_and_changes(flag: str | None, assigned: Any, stored:
     assert _recipe(flag, assigned, stored) == expected
 
 
+def test_what_a_recipe_file_holds_is_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yaml").write_text("base: quick\nlearning_rate: 0.2\nepochs: 3\n")
+    assert plain({"recipe": "mine.yaml"})["recipe"] == {"base": "quick", "learning_rate": 0.2, "epochs": 3}
+    changed = plain({"recipe": {"base": "mine.yaml", "epochs": 4}})["recipe"]
+    assert changed == {"base": "quick", "learning_rate": 0.2, "epochs": 4}
+    assert plain({"recipe": {"epochs": 4}})["recipe"] == {"epochs": 4}
+    assert plain({"recipe": "quick"})["recipe"] == "quick"
+    with pytest.raises(RaynasError, match=r"nowhere\.yaml"):
+        plain({"recipe": "nowhere.yaml"})
+
+
 # -- values that hold everywhere -----------------------------------------------------------------------------------------
 
 

@@ -7,7 +7,7 @@ import json
 import time
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from math import cos, isfinite, pi
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -53,7 +53,6 @@ class Options:
     padding: int | None = None  # margin in pixels for random crops; None: an eighth of the side of the image, 4 for CIFAR-10
     data_dir: str | None = None
     device: str = "auto"
-    retrain: dict[str, Any] = field(default_factory=dict)  # read by `raynas.search`: how the cell that was found is trained
 
     def __post_init__(self) -> None:
         for name, least in {"epochs": 1, "batch_size": 2, "padding": 0}.items():
@@ -252,7 +251,7 @@ class OneShotTrial(Trainable):  # type: ignore[misc]  # ray has no types
 
     def _identity(self) -> dict[str, Any]:
         """What a checkpoint must agree with."""
-        options = {key: value for key, value in asdict(self._options).items() if key not in ("data_dir", "device", "retrain")}
+        options = {key: value for key, value in asdict(self._options).items() if key not in ("data_dir", "device")}
         return {"format": FORMAT, "dataset": self._dataset, "seed": self._seed} | options
 
     def _state(self) -> dict[str, Any]:

@@ -28,11 +28,11 @@ from raynas.run.summary import Run, read_run
 from raynas.run.supernets import Supernets, oneshot_method
 from raynas.run.train_command import train_command
 from raynas.run.warm_start import dataset_of, observations, warm_tables
-from raynas.spaces import SearchSpace, make_space
+from raynas.spaces import make_space
 from searchers import Method, make_searcher
 from searchers.tune import TuneSearcher
 from trainables import TRAINABLES
-from trainables.base import Plan
+from trainables.base import Plan, is_trainable
 
 _TUNE = {
     "RAY_AIR_NEW_OUTPUT": "0",  # Tune's own tables would tear the live one apart
@@ -60,7 +60,7 @@ class Session:
         self.objective = Objective.parse(config.objective, config.limit, declare(config.metrics, METRICS | declared))
         self.trial_config = self._trial_config()
         self.plan = self._plan()
-        self.space: SearchSpace = getattr(self.plan, "space", None) or self.whole_space  # what trials can answer
+        self.space = self.plan.space or self.whole_space  # what trials can answer
         method = oneshot_method(config.searcher, config.searcher_options)
         self.supernets = None if method is None else Supernets(method, config, uri)  # they find the architectures of a one-shot search
         self.searcher = self._searcher(method)
@@ -221,18 +221,15 @@ def check_trainable(trainable: Any, name: str) -> None:
     Raises:
         ConfigError: it is neither a class of Tune's nor a function of a configuration.
     """
-    if inspect.isclass(trainable):
-        fits = issubclass(trainable, tune.Trainable)
-    else:
+    fits = is_trainable(trainable)
+    if fits and not inspect.isclass(trainable):
         try:
             inspect.signature(trainable).bind({})
-            fits = True
-        except (TypeError, ValueError):  # nothing that can be called, or not with one argument
+        except TypeError:
             fits = False
     if not fits:
-        raise ConfigError(
-            f"the trainable {name!r} must be a subclass of ray.tune.Trainable or a function of one configuration, but is neither"
-        )
+        allowed = "a subclass of ray.tune.Trainable or a function of one configuration"
+        raise ConfigError(f"the trainable {name!r} must be {allowed}, but is neither")
 
 
 def can_be_reused(trainable: Any) -> bool:

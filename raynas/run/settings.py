@@ -15,11 +15,7 @@ from raynas.run.supernets import SEEDS, oneshot_method, respelled
 from raynas.spaces import SPACES
 from searchers import SEARCHERS
 from trainables import TRAINABLES
-
-
-def read_recipe(text: str) -> str | dict[str, Any]:
-    return text
-
+from trainables.learning.recipes import read_recipe
 
 REGISTRIES: dict[str, Mapping[str, Any]] = {
     "space": SPACES,
