@@ -9,6 +9,7 @@ from ray import tune
 
 from raynas.outcome import Metric
 from raynas.spaces import SearchSpace
+from searchers import Random
 
 LOG = "OWN_TRIALS_LOG"  # environment variable: the file to which trials add their names
 
@@ -74,6 +75,13 @@ class Unfinished(SearchSpace):
 
     def sample(self, rng: Any) -> Any:
         return None
+
+
+class Broken(Random):
+    """A method that cannot be made."""
+
+    def __post_init__(self) -> None:
+        raise ValueError("there is no oracle")
 
 
 class NoTrainable:

@@ -178,6 +178,8 @@ BAD = {
     "no space": (["--space", "own_trials:NoTrainable"], "own_trials:NoTrainable"),
     "an unfinished space": (["--space", "own_trials:Unfinished"], "cost, from_config, mutate, neighbors, paths"),
     "no searcher": (["--searcher", "own_trials:NoTrainable"], "own_trials:NoTrainable"),
+    "a broken searcher": (["--searcher", "own_trials:Broken"], "ValueError: there is no oracle"),
+    "a column that is no metric": (["--searcher", "random", "--objective", "order"], "order is a column of the tables that is no metric"),
     "objective": (["--objective", "test_accuracy"], "a search must not see it"),
     "limit": (["--limit", "parameters<3"], "METRIC<=NUMBER"),
     "declaration": (["--set", "metrics.latency.directon=min"], "did you mean 'direction'"),

@@ -120,10 +120,10 @@ class Session:
             if left > 0:
                 grows = stack.enter_context(_cluster(self.config.address))
                 room = slots(self.config, [node["Resources"] for node in ray.nodes() if node["Alive"]], grows)
-            self._write_config()  # first of all: a folder with a configuration can be resumed, whatever happens next
             recorder = self._recorder()
-            self._tell(recorder)
             try:
+                self._write_config()  # before anything is known: a folder with a configuration can be resumed, whatever happens next
+                self._tell(recorder)
                 if left > 0 and self.supernets is not None:
                     archs = self.supernets.search(room, self.console)
                     self.searcher.enqueue(archs)
