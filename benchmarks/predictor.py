@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from raynas.model.encodings import encode
 from raynas.model.predictors.mlp import MLPEnsemble
 from raynas.spaces import make_space
-from searchers import BananasSearch
+from searchers import Bananas
 
 
 def one_by_one(inputs: NDArray[np.float32], targets: NDArray[np.float64]) -> None:
@@ -48,7 +48,7 @@ def main() -> None:
     """Prints the table."""
     torch.set_num_threads(1)
     space, rng = make_space("nasbench101"), np.random.default_rng(0)
-    encoding = BananasSearch("nasbench101").encoding
+    encoding = Bananas().encoding
     print("observations | ensemble, s | one by one, s | ratio")
     for n in (20, 100, 500, 1000):
         archs = [space.sample(rng) for _ in range(n)]

@@ -15,45 +15,45 @@ import pyarrow.parquet as pq
 
 from raynas.arch import Arch
 from raynas.model.candidates import random_archs
-from raynas.model.encodings import encode, feature_weights
-from raynas.model.predictors import Predictor, make_predictor
+from raynas.model.predictors import make_predictor
 from raynas.model.ranks import spearman
 from raynas.model.targets import TARGETS
 from raynas.spaces import make_space
-from searchers import BananasPaperSearch, BananasSearch
+from searchers import Bananas, BananasPaper
 
 SIZES = (20, 100, 200, 500)
 TESTED = 2000
 WITH_PAIRS = "trunc_path_counts*0.1+operation_pairs+scalars"
 
 
-def rows() -> list[tuple[str, str, Predictor, str]]:
-    """(name, encoding, predictor, target) of each row."""
-    paper, ours = BananasPaperSearch("nasbench101"), BananasSearch("nasbench101")
+Row = tuple[str, str, Bananas | None, str]  # (name, encoding, whose predictor, target); None: a Gaussian process
+
+
+def rows() -> list[Row]:
+    """What is compared."""
+    paper, ours = BananasPaper(), Bananas()
     return [
-        ("paper's network", "adjacency", paper.predictor, "error_percent"),
-        ("paper's network", "path", paper.predictor, "error_percent"),
-        ("paper's network", "trunc_path", paper.predictor, "error_percent"),
-        ("default", ours.encoding, ours.predictor, "error_percent"),
-        ("default, log", ours.encoding, ours.predictor, "log_error"),
-        ("default, log", "trunc_path_counts+scalars", ours.predictor, "log_error"),
-        ("default, log", WITH_PAIRS, ours.predictor, "log_error"),
-        ("Gaussian process, log", ours.encoding, make_predictor("gp"), "log_error"),
-        ("Gaussian process, log", WITH_PAIRS, make_predictor("gp"), "log_error"),
+        ("paper's network", "adjacency", paper, "error_percent"),
+        ("paper's network", "path", paper, "error_percent"),
+        ("paper's network", "trunc_path", paper, "error_percent"),
+        ("default", ours.encoding, ours, "error_percent"),
+        ("default, log", ours.encoding, ours, "log_error"),
+        ("default, log", "trunc_path_counts+scalars", ours, "log_error"),
+        ("default, log", WITH_PAIRS, ours, "log_error"),
+        ("Gaussian process, log", ours.encoding, None, "log_error"),
+        ("Gaussian process, log", WITH_PAIRS, None, "log_error"),
     ]
 
 
-def measure(
-    archs: list[Arch], accuracy: np.ndarray, sizes: tuple[int, ...], row: tuple[str, str, Predictor, str], seed: int
-) -> list[tuple[float, float]]:
+def measure(archs: list[Arch], accuracy: np.ndarray, sizes: tuple[int, ...], row: Row, seed: int) -> list[tuple[float, float]]:
     """(MAE in points, Spearman) for each size."""
-    _, encoding, predictor, target_name = row
+    _, encoding, method, target_name = row
     space = make_space("nasbench101")
-    encoded, weights = encode(encoding, space, archs), feature_weights(encoding, space)
+    predictor = make_predictor(method.predictor, method.predictor_options, encoding) if method else make_predictor("gp", {}, encoding)
     found = []
     for n in sizes:
         target = TARGETS[target_name](accuracy[:n])
-        mean = predictor.fit(encoded[:n], target.values, seed, weights).predict(encoded[-TESTED:]).mean
+        mean = predictor.fit(space, archs[:n], target.values, seed).predict(archs[-TESTED:]).mean
         predicted = target.inverse(mean)
         found.append((100 * float(np.abs(predicted - accuracy[-TESTED:]).mean()), spearman(predicted, accuracy[-TESTED:]) or 0.0))
     return found

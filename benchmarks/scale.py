@@ -1,6 +1,6 @@
 """What a large search costs the driver: time of a suggestion, of a refit, and memory, up to 10,000 observations and 1,000 workers.
 
-The searcher is fitted in its thread, as on a cluster; 1,000 simulated trials are pending all the time, and results of no meaning (noise
+The searcher is fitted in its process, as on a cluster; 1,000 simulated trials are pending all the time, and results of no meaning (noise
 on the parameter count) arrive as fast as they are asked for. Draws scale.png with --figure.
 
 Run: python benchmarks/scale.py [--figure FILE]
@@ -12,9 +12,10 @@ import time
 
 import numpy as np
 
+from raynas.arch import Arch
 from raynas.model.candidates import random_archs
 from raynas.spaces import make_space
-from searchers import BananasSearch
+from searchers import Bananas, Engine
 
 SIZES = (100, 300, 1000, 3000, 10000)
 WORKERS = 1000
@@ -24,28 +25,30 @@ CALLS = 1000
 def measure(size: int) -> tuple[float, float, float]:
     """(median, 99th percentile of a suggestion in ms while fits run, median seconds of a refit) with `size` observations."""
     space, rng = make_space("nasbench101"), np.random.default_rng(0)
-    searcher = BananasSearch(space, max_epochs=108)
+    search = Engine(Bananas(), space, max_budget=108, fitting="process")
 
     def value() -> float:
         return 0.9 + 0.02 * float(rng.standard_normal())
 
-    for arch in random_archs(make_space("nasbench101", {"sampler": "uniform"}), (), rng, size):
-        searcher.observe(arch, "finished", [(108, value())])
-    searcher.suggest("first")  # starts a fit
-    pending = [f"worker {i}" for i in range(WORKERS)]
-    for trial_id in pending:
-        searcher.suggest(trial_id)
+    known = random_archs(make_space("nasbench101", {"sampler": "uniform"}), (), rng, size)
+    search.tell_many(search.observation(arch, {"valid_accuracy": value()}) for arch in known)  # starts a fit
+
+    def asked() -> Arch:
+        suggestion = search.ask()
+        assert suggestion is not None
+        return suggestion.arch
+
+    pending = [asked() for _ in range(WORKERS)]
     waits = []
-    for call in range(CALLS):
-        searcher.on_trial_complete(pending.pop(0), result={"epoch": 108, "valid_accuracy": value()})
+    for _ in range(CALLS):
+        search.tell(pending.pop(0), value())
         start = time.perf_counter()
-        suggestion = searcher.suggest(f"trial {call}")
+        pending.append(asked())
         waits.append(1000 * (time.perf_counter() - start))
-        assert isinstance(suggestion, dict)
-        pending.append(f"trial {call}")
         time.sleep(0.01)
-    searcher.wait()
-    refits = [refit.seconds for refit in searcher.refits]
+    search.wait()
+    search.close()
+    refits = [refit.seconds for refit in search.refits]
     return float(np.median(waits)), float(np.percentile(waits, 99)), float(np.median(refits))
 
 

@@ -57,9 +57,7 @@ def random_images(setting: Setting, batch_size: int) -> dict[str, tuple[NDArray[
 
 
 def as_data(images: Mapping[str, Any]) -> Data:
-    train, valid = (
-        Split(torch.from_numpy(x).permute(0, 3, 1, 2).contiguous().float() / 255, torch.from_numpy(y)) for x, y in images.values()
-    )
+    train, valid = (Split(torch.from_numpy(x).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(y)) for x, y in images.values())
     return Data("random", train, valid, valid, CLASSES, train.images.shape[2], 3, (MEAN,) * 3, (STD,) * 3, mirrored=True)
 
 
@@ -139,7 +137,8 @@ def measure_pieces(table: Table, plain: PlainTraining, trainer: Trainer) -> None
 
     def our_input() -> tuple[Tensor, Tensor]:
         batch = torch.randperm(len(train), generator=generator, device=device)[: recipe.batch_size]
-        return trainer._formatted(trainer._augmented(train.images[batch], generator)), train.labels[batch]
+        ((images, labels),) = train.batches([batch])
+        return trainer._formatted(trainer._augmented(images, generator)), labels
 
     def our_loss(images: Tensor, labels: Tensor) -> Tensor:
         with trainer._autocast():
@@ -180,9 +179,10 @@ def measure_training(setting: Setting, arch: Arch, table: Table, workers: int) -
     device, given = table.device, RECIPES[setting.recipe]
     recipe = replace(given, networks={"darts": setting.network}, epochs=50)
     images = random_images(setting, recipe.batch_size)
-    trainer = Trainer(arch, as_data(images), recipe, device, seed=0)
+    trainer = Trainer(DARTSSpace(), arch, as_data(images), recipe, device, seed=0)
     plain, alone = (PlainTraining(arch, recipe, setting.side, images, device, n) for n in (workers, 0))
-    example = trainer.normalize(trainer.data.valid.images[:8].to(device))
+    ((some, _),) = trainer.data.valid.batches([torch.arange(8)], device=device)
+    example = trainer.normalize(some)
     count = check_equal(plain.network, trainer.network, example)
     size = f"{setting.side}x{setting.side}x3"
     print(f"network: {dict(setting.network)}, {count:,} parameters, batches of {recipe.batch_size} images of {size}")

@@ -18,6 +18,13 @@ from raynas.errors import RaynasError
 DONE, FAILED, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130
 
 
+class Repeated(argparse.Action):
+    """A flag that may be given several times; its values become a list."""
+
+    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: str | None = None) -> None:
+        setattr(namespace, self.dest, [*getattr(namespace, self.dest, []), values])
+
+
 class Parser(argparse.ArgumentParser):
     """An argument parser whose complaints are one line, with the nearest flag for an unknown one."""
 
@@ -25,22 +32,37 @@ class Parser(argparse.ArgumentParser):
         self.exit(BAD_USAGE, f"error: {message}; see {self.prog} --help\n")
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
-        parsed, unknown = self.parse_known_args(args, namespace)
+        parsed, unknown = self.parse_known_args(self._joined(sys.argv[1:] if args is None else args), namespace)
         if unknown:
             flag = unknown[0].partition("=")[0]
             near = difflib.get_close_matches(flag, self._option_string_actions, n=1)
             self.error(f"unknown argument {flag!r}" + (f"; did you mean {near[0]}?" if near else ""))
         return parsed
 
+    def _joined(self, args: Sequence[str]) -> list[str]:
+        """`--objective -latency` as `--objective=-latency`: argparse takes a value that begins with a minus for a flag."""
+        lists = {flag for flag, action in self._option_string_actions.items() if isinstance(action, Repeated)}
+        joined: list[str] = []
+        for text in args:
+            if joined and joined[-1] in lists and text.startswith("-") and not text.startswith("--"):
+                joined[-1] += f"={text}"
+            else:
+                joined.append(text)
+        return joined
+
 
 def add_flags(parser: argparse.ArgumentParser, model: type[BaseModel]) -> None:
     """One flag for each field of `model` that holds a plain value: `max_epochs: int | None` becomes `--max-epochs N`.
 
-    Fields that hold a mapping are left to `--set field.key=value`. A flag that is not given is absent from the namespace.
+    A flag for a list of texts may be repeated. Fields that hold a mapping are left to `--set field.key=value`. A flag that is not given
+    is absent from the namespace.
     """
     for name, info in model.model_fields.items():
         kinds = _plain_kinds(info.annotation)
         flag, text = "--" + name.replace("_", "-"), (info.description or "").replace("%", "%%")
+        if info.annotation == list[str]:
+            parser.add_argument(flag, action=Repeated, default=argparse.SUPPRESS, help=text, metavar="STR")
+            continue
         shown = f"{text} (default: {info.default})" if info.default not in (None, False, "") else text
         if kinds == [bool]:
             parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=text)

@@ -31,8 +31,8 @@ from raynas.outcome import TEST_ACCURACY, VALID_ACCURACY
 from raynas.registry import resolve
 from raynas.run.schedulers import SCHEDULERS, make_scheduler
 from raynas.simulate import Simulation
-from raynas.spaces import make_space
-from raynas.tables import Table, open_table
+from raynas.spaces import SearchSpace, make_space
+from raynas.tables import Table, open_table, searchable
 from searchers import Engine, OneShot, make_engine
 
 CURVES = pa.schema(
@@ -113,6 +113,8 @@ def _main(argv: Sequence[str] | None) -> int:
 def _checked(config: CompareConfig) -> Table:
     """Finds every mistake before the first run starts."""
     table = open_table(config.table, config.space, config.dataset)
+    if config.max_epochs is not None and config.max_epochs < table.budgets[0]:
+        raise ConfigError(f"max_epochs = {config.max_epochs} is below the table's smallest budget, {table.budgets[0]}")
     searchers, schedulers = _names(config.searchers), _names(config.schedulers)
     for kind, names in (("searchers", searchers), ("schedulers", schedulers)):
         if not names:
@@ -127,9 +129,6 @@ def _checked(config: CompareConfig) -> Table:
             raise ConfigError(f"searcher_options.{name}: {name} does not take part; --searchers is {config.searchers}")
     for name in schedulers:
         resolve(SCHEDULERS, name, "scheduler")
-    if config.max_epochs is not None and config.max_epochs < table.budgets[0]:
-        raise ConfigError(f"max_epochs = {config.max_epochs} is below the table's smallest budget, {table.budgets[0]}")
-    table.query(table.ids[0], repeat=config.repeat)
     return table
 
 
@@ -205,6 +204,15 @@ def _run_all(config: CompareConfig) -> pa.Table:
 
 
 _table = lru_cache(maxsize=2)(open_table)
+_made: dict[str, SearchSpace] = {}  # one process makes many runs of one comparison
+
+
+def _space(config: CompareConfig, table: Table) -> SearchSpace:
+    """What the table can answer."""
+    key = config.model_dump_json(include={"space", "space_options", "table", "dataset", "repeat", "max_epochs"})
+    if key not in _made:
+        _made[key] = searchable(table, make_space(config.space, config.space_options), _budgets(config, table), config.repeat)
+    return _made[key]
 
 
 def _budgets(config: CompareConfig, table: Table) -> tuple[int, ...]:
@@ -213,8 +221,7 @@ def _budgets(config: CompareConfig, table: Table) -> tuple[int, ...]:
 
 def _engine(name: str, config: CompareConfig, table: Table, seed: int) -> Engine:
     budgets, options = _budgets(config, table), config.searcher_options.get(name, {})
-    space = make_space(config.space, config.space_options)
-    return make_engine(name, space, options, seed=seed, max_budget=budgets[-1])
+    return make_engine(name, _space(config, table), options, seed=seed, max_budget=budgets[-1])
 
 
 def _run(config: CompareConfig, searcher_name: str, scheduler_name: str, seed: int) -> None:

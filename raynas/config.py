@@ -1,16 +1,24 @@
 """The configuration of a search: strict, frozen, one documented field per knob."""
 
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypedDict, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from raynas.errors import ConfigError
 from raynas.registry import unknown
+from raynas.storage import read_yaml as read_yaml
+
+
+def _listed(value: Any) -> Any:
+    return [value] if isinstance(value, str) else list(value) if isinstance(value, tuple) else value
+
+
+Texts = Annotated[list[str], BeforeValidator(_listed)]  # one text stands for a list of it
 
 
 class RunConfig(BaseModel):
@@ -20,14 +28,25 @@ class RunConfig(BaseModel):
 
     space: str = Field("nasbench201", description="search space, by name or as module:Class")
     space_options: dict[str, Any] = Field(default_factory=dict, description="settings of the space")
-    trainable: str = Field("lookup", description="lookup (in a table) or train; or a one-shot search: darts, pc-darts, random-ws")
+    trainable: str = Field("lookup", description="what evaluates an architecture: lookup (in a table), train, or module:Class")
     trainable_options: dict[str, Any] = Field(default_factory=dict, description="settings of the trial")
     table: str | None = Field(
         None, description="benchmark table (Parquet) to look results up in; without it the installed one of the space"
     )
     dataset: str = Field("cifar10", description="data set")
-    searcher: str = Field("bananas", description="search method")
+    recipe: str | dict[str, Any] | None = Field(
+        None, description="how to train: a recipe's name or a YAML file; without it, as is published for the space, or for the data set"
+    )
+    searcher: str = Field(
+        "bananas", description="search method: bananas, evolution, random, ...; or a one-shot search: darts, pc-darts, random-ws"
+    )
     searcher_options: dict[str, Any] = Field(default_factory=dict, description="settings of the search method")
+    objective: Texts = Field(
+        default_factory=list, description="metric to optimise, -METRIC to minimise it; repeat it for several; without it valid_accuracy"
+    )
+    limit: Texts = Field(default_factory=list, description="what must hold, as parameters<=3.5e6; repeat it for several")
+    metrics: dict[str, dict[str, Any]] = Field(default_factory=dict, description="what is known of metrics, see raynas.outcome.Metric")
+    warm_start: Texts = Field(default_factory=list, description="folder of another run whose results count as known; repeat it for several")
     scheduler: str = Field("fifo", description="Tune scheduler that stops bad trials early: fifo (stops none), asha, hyperband or median")
     scheduler_options: dict[str, Any] = Field(default_factory=dict, description="settings of the scheduler")
     trials: int = Field(150, gt=0, description="architectures to evaluate; of one-shot searches the seeds, 4 unless given")
@@ -35,6 +54,7 @@ class RunConfig(BaseModel):
     concurrency: int | None = Field(None, gt=0, description="trials at once; without it, as many as the cluster has room for")
     cpus_per_trial: float = Field(1.0, ge=0, allow_inf_nan=False, description="CPU cores for one trial")
     gpus_per_trial: float = Field(0.0, ge=0, allow_inf_nan=False, description="GPUs for one trial; a fraction lets trials share one")
+    max_failed_share: float = Field(0.5, ge=0, le=1, description="a run in which a larger share of trials failed has failed itself")
     max_failures: int = Field(0, ge=0, description="how often a trial that crashes is tried again")
     seed: int = Field(0, ge=0, description="seed of the search")
     out: str | None = Field(None, description="run folder: a path or a URI such as s3://bucket/run; without it, a new one in runs/")
@@ -42,8 +62,40 @@ class RunConfig(BaseModel):
     tensorboard_trials: bool = Field(False, description="also write one TensorBoard run for each trial (slow for thousands)")
 
 
-RESUMABLE = frozenset({"trials", "concurrency", "cpus_per_trial", "gpus_per_trial", "max_failures", "address", "out", "tensorboard_trials"})
+_RESOURCES = {"concurrency", "cpus_per_trial", "gpus_per_trial", "address"}
+RESUMABLE = frozenset(_RESOURCES | {"trials", "max_failed_share", "max_failures", "out", "tensorboard_trials"})
 """What may differ when a run is resumed; everything else would make it another search."""
+
+
+class Settings(TypedDict, total=False):
+    """The fields of `RunConfig` as keywords of `raynas.run_search`; what is named there by `module:Class` may be the class itself."""
+
+    space: str | Callable[..., Any]
+    space_options: dict[str, Any]
+    trainable: str | Callable[..., Any]
+    trainable_options: dict[str, Any]
+    table: str | None
+    dataset: str
+    recipe: str | dict[str, Any] | None
+    searcher: str | Callable[..., Any]
+    searcher_options: dict[str, Any]
+    objective: list[str]
+    limit: list[str]
+    metrics: dict[str, dict[str, Any]]
+    warm_start: list[str]
+    scheduler: str | Callable[..., Any]
+    scheduler_options: dict[str, Any]
+    trials: int
+    max_epochs: int | None
+    concurrency: int | None
+    cpus_per_trial: float
+    gpus_per_trial: float
+    max_failed_share: float
+    max_failures: int
+    seed: int
+    out: str | None
+    address: str | None
+    tensorboard_trials: bool
 
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -64,23 +116,6 @@ def make_config(values: Mapping[str, Any], model: type[Model]) -> Model:
         if first["type"] == "extra_forbidden":
             raise unknown("configuration key", key, model.model_fields) from error
         raise ConfigError(f"{key} = {first['input']!r} is not allowed: {first['msg'][0].lower()}{first['msg'][1:]}") from error
-
-
-def read_yaml(path: str) -> dict[str, Any]:
-    """The mapping in a YAML file.
-
-    Raises:
-        ConfigError: the file is missing, is no YAML, or holds no mapping.
-    """
-    try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read the configuration {path}: {getattr(error, 'strerror', None) or error}") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(values or {}, dict):
-        raise ConfigError(f"{path} must hold keys and values, such as 'trials: 150', not a {type(values).__name__}")
-    return values or {}
 
 
 def assign(values: dict[str, Any], assignments: Sequence[str]) -> None:

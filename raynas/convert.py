@@ -2,12 +2,12 @@
 
 SRC is a published file of NAS-Bench-101 (.tfrecord), or a Parquet or CSV file of one's own with a row for each architecture: with the
 columns `adjacency` (V * V characters 0 or 1) and `operations` (joined by commas) for nasbench101, `arch` for nasbench201, or `genotype`
-(JSON, {"normal": [[operation, input], ...], "reduce": ...}) for darts, and accuracies in the columns that --valid and --test name.
+(JSON, {"normal": [[operation, input], ...], "reduce": ...}) for darts, and accuracies in the columns that --valid and --test name. For a
+space of one's own (--space module:Class) it has the columns that the class says; by default `arch`, the JSON of an architecture.
 `python -m raynas.convert --download nasbench101 DST` fetches the published file first.
 """
 
 import hashlib
-import json
 import multiprocessing
 import os
 import posixpath
@@ -15,11 +15,11 @@ import signal
 import sys
 import time
 from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -29,16 +29,14 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from raynas.arch import Arch
 from raynas.cli import DONE, Parser, run_command
+from raynas.config import assign
 from raynas.errors import ConfigError, OutOfSpaceError, TableError
 from raynas.registry import unknown
-from raynas.spaces import make_space
-from raynas.spaces.darts import DARTSSpace
-from raynas.spaces.nasbench101 import NASBench101Space
-from raynas.spaces.nasbench201 import NASBench201Space
+from raynas.spaces import SPACES, SearchSpace, known_spaces, permissive
+from raynas.storage import filesystem, first_line
 from raynas.tables.download import DOWNLOADS, fetch
-from raynas.tables.table import Key, Table, filesystem
+from raynas.tables.table import Key, Table
 from raynas.tables.tfrecord import PUBLISHED, read_table
 
 Report = Callable[[int, int | None], None]  # how much is done, of how much where that is known
@@ -46,36 +44,6 @@ Texts = tuple[str, ...]
 
 _CHUNK = 5000  # rows that one process reads at once
 _LINE_SECONDS = 10.0  # between two lines where the output is no terminal
-
-
-class Layout(NamedTuple):
-    """How a user's file describes the architectures of a space."""
-
-    columns: Texts
-    epochs: int  # the usual budget
-    read: Callable[..., Arch]  # from the texts in `columns`
-    show: Callable[[Arch], Texts]  # the inverse, for the table's own columns
-
-
-def _genotype(text: str) -> Arch:
-    try:
-        config = json.loads(text)
-    except ValueError as error:
-        raise OutOfSpaceError(f"the genotype is not JSON: {error}") from error
-    if not isinstance(config, Mapping):
-        raise OutOfSpaceError(f'a genotype is a JSON object with "normal" and "reduce", not {text}')
-    return DARTSSpace(with_none=True).from_config(config)  # published cells have this operation; a table may know more than is searched
-
-
-def _cell(arch: Arch) -> Texts:
-    return "".join([str(entry) for row in arch["adjacency"] for entry in row]), ",".join(arch["operations"])
-
-
-LAYOUTS = {
-    "nasbench101": Layout(("adjacency", "operations"), 108, NASBench101Space().from_strings, _cell),
-    "nasbench201": Layout(("arch",), 200, NASBench201Space().parse, lambda arch: (arch["arch"],)),
-    "darts": Layout(("genotype",), 600, _genotype, lambda arch: (json.dumps({kind: arch[kind] for kind in ("normal", "reduce")}),)),
-}
 
 
 def parser() -> Parser:
@@ -87,13 +55,17 @@ def parser() -> Parser:
         allow_abbrev=False,
     )
     made.add_argument("paths", nargs="*", metavar="SRC DST", help="the file to convert (.tfrecord, .parquet, .csv) and the table to write")
-    made.add_argument("--space", metavar="NAME", help=f"one of {', '.join(LAYOUTS)} (default: what the columns of SRC tell)")
+    made.add_argument(
+        "--space", metavar="NAME", help=f"one of {', '.join(SPACES)}, or module:Class (default: what the columns of SRC tell)"
+    )
     made.add_argument("--dataset", metavar="NAME", default="cifar10", help="what the networks were trained on (default: cifar10)")
     own = made.add_argument_group("where SRC is a file of one's own")
     own.add_argument("--valid", metavar="COLUMN", help="accuracy that searches see, a fraction")
     own.add_argument("--test", metavar="COLUMN", help="accuracy that is reported, a fraction")
     own.add_argument("--seconds", metavar="COLUMN", help="time of the training")
-    own.add_argument("--epochs", metavar="N", type=int, help="of the training (default: 108 nasbench101, 200 nasbench201, 600 darts)")
+    usual = ", ".join(f"{space.table_epochs} {name}" for name, space in known_spaces().items() if space.table_epochs)
+    own.add_argument("--epochs", metavar="N", type=int, help=f"of the training (default: {usual})")
+    own.add_argument("--set", metavar="space_options.KEY=VALUE", action="append", default=[], help="a setting of the space")
     own.add_argument("--percent", action="store_true", help="the accuracies are in percent; divides them by 100")
     download = made.add_argument_group("to fetch a published file")
     download.add_argument("--download", metavar="NAME", help=f"one of {', '.join(DOWNLOADS)}")
@@ -132,12 +104,10 @@ def _check_arguments(args: Any, own: bool) -> None:
         raise ConfigError(f"the command takes {wanted}; got {len(args.paths)}: {' '.join(args.paths) or 'none'}")
     if args.url and not args.download:
         raise ConfigError("--url names a mirror for --download, which is missing")
-    if args.space is not None and args.space not in LAYOUTS:
-        raise unknown("space", args.space, LAYOUTS)
     if own and args.valid is None:
         raise ConfigError(f"--valid COLUMN is missing: which column of {args.paths[0]} holds the accuracy that searches see?")
     if not own:
-        given = [f"--{name}" for name in ("valid", "test", "seconds", "epochs", "percent") if getattr(args, name)]
+        given = [f"--{name}" for name in ("valid", "test", "seconds", "epochs", "percent", "set") if getattr(args, name)]
         if given or args.space not in (None, "nasbench101"):
             raise ConfigError(f"{given[0] if given else '--space ' + args.space} does not go with a published file of nasbench101")
     destination = Path(args.paths[-1])
@@ -180,11 +150,15 @@ def _published(path: str, dataset: str) -> Table:
 
 def _own(path: str, args: Any) -> Table:
     """The table in a user's Parquet or CSV file."""
+    options = _space_options(args.set)
+    given = None if args.space is None else permissive(args.space, options)
     content = _content(path)
     used = {"valid_accuracy": args.valid, "test_accuracy": args.test, "train_seconds": args.seconds}
     used = {metric: name for metric, name in used.items() if name is not None}
-    space, data = _data(path, content, args.space, list(used.values()))
-    epochs = LAYOUTS[space].epochs if args.epochs is None else args.epochs
+    space, data = _data(path, content, given, options, list(used.values()))
+    epochs = space.table_epochs if args.epochs is None else args.epochs
+    if epochs is None:
+        raise ConfigError(f"--epochs N is missing: how long were the architectures of {space.name} trained?")
     columns: dict[Key, NDArray[np.floating[Any]]]
     columns = {(metric, epochs, 0): _numbers(path, data, name, metric, args.percent) for metric, name in used.items()}
     ids, extra = _architectures(path, space, data)
@@ -194,7 +168,17 @@ def _own(path: str, args: Any) -> Table:
         "sha256": hashlib.sha256(content).hexdigest(),
         "description": ", ".join(f"{metric} is the column {name}" for metric, name in used.items()),
     }
-    return Table.from_columns(space, args.dataset, ids, columns, [epochs], about, extra)
+    return Table.from_columns(space.name, args.dataset, ids, columns, [epochs], about, extra)
+
+
+def _space_options(assignments: Sequence[str]) -> dict[str, Any]:
+    settings: dict[str, Any] = {"space_options": {}}
+    assign(settings, assignments)
+    for name in settings:
+        if name != "space_options" or not isinstance(settings[name], dict):
+            raise ConfigError(f"--set takes space_options.KEY=VALUE here, as in space_options.depth=5; not {assignments[0]!r}")
+    options: dict[str, Any] = settings["space_options"]
+    return options
 
 
 def _content(path: str) -> pa.Buffer:
@@ -205,29 +189,31 @@ def _content(path: str) -> pa.Buffer:
         with system.open_input_file(inner) as file:
             return file.read_buffer()
     except (pa.ArrowException, OSError) as error:
-        raise TableError(f"{path} cannot be read: {_first_line(error)}") from error
+        raise TableError(f"{path} cannot be read: {first_line(error)}") from error
 
 
-def _data(path: str, content: pa.Buffer, space: str | None, used: list[str]) -> tuple[str, pa.Table]:
+def _data(
+    path: str, content: pa.Buffer, given: SearchSpace | None, options: dict[str, Any], used: list[str]
+) -> tuple[SearchSpace, pa.Table]:
     """The space, and the columns that describe the architectures, as texts, with those in `used`."""
     try:
         if path.endswith(".csv"):
             # As numbers, adjacencies would lose their leading zeros.
-            texts = {name: pa.string() for layout in LAYOUTS.values() for name in layout.columns}
+            spaces = known_spaces().values() if given is None else [given]
+            texts = {name: pa.string() for space in spaces for name in space.columns}
             data = pacsv.read_csv(pa.BufferReader(content), convert_options=pacsv.ConvertOptions(column_types=texts))
             names = data.column_names
         else:
             file = pq.ParquetFile(pa.BufferReader(content))
             names = file.schema_arrow.names
-        space = _space(path, names, space, used)
-        described = LAYOUTS[space].columns
-        wanted = list(dict.fromkeys([*described, *used]))
+        space = _space(path, names, given, options, used)
+        wanted = list(dict.fromkeys([*space.columns, *used]))
         data = data.select(wanted) if path.endswith(".csv") else file.read(columns=wanted)
     except (pa.ArrowException, OSError) as error:
-        raise TableError(f"{path} cannot be read, it may be damaged or another kind of file: {_first_line(error)}") from error
+        raise TableError(f"{path} cannot be read, it may be damaged or another kind of file: {first_line(error)}") from error
     if len(data) == 0:
         raise TableError(f"{path} has no rows")
-    for i, name in enumerate(described):
+    for i, name in enumerate(space.columns):
         if pa.types.is_dictionary(data[name].type):
             data = data.set_column(i, name, data[name].cast(pa.string()))
         if not (pa.types.is_string(data[name].type) or pa.types.is_large_string(data[name].type)):
@@ -235,7 +221,7 @@ def _data(path: str, content: pa.Buffer, space: str | None, used: list[str]) -> 
     return space, data
 
 
-def _space(path: str, names: Sequence[str], space: str | None, used: Sequence[str]) -> str:
+def _space(path: str, names: Sequence[str], given: SearchSpace | None, options: dict[str, Any], used: Sequence[str]) -> SearchSpace:
     """The space whose architectures the columns `names` of a file describe. Raises where one of those `used` or needed is not there."""
     for name in used:
         if name not in names:
@@ -243,17 +229,20 @@ def _space(path: str, names: Sequence[str], space: str | None, used: Sequence[st
     shown = f"its columns are {', '.join(names)}"
     if len(set(names)) < len(names):
         raise TableError(f"{path} has two columns of the same name; {shown}")
-    if space is not None:
-        for name in LAYOUTS[space].columns:
+    if given is not None:
+        for name in given.columns:
             if name not in names:
-                raise TableError(f"for the space {space} {path} lacks the column {name}; {shown}")
-        return space
-    spaces = [space for space, layout in LAYOUTS.items() if set(layout.columns) <= set(names)]
-    if len(spaces) != 1:
-        known = "; ".join(f"{' and '.join(layout.columns)} for {space}" for space, layout in LAYOUTS.items())
-        problem = f"fits {' and '.join(spaces)}, choose one with --space" if spaces else f"describes no architectures; needed are {known}"
+                raise TableError(f"for the space {given.name} {path} lacks the column {name}; {shown}")
+        return given
+    known = known_spaces()
+    fitting = [name for name, space in known.items() if set(space.columns) <= set(names)]
+    if len(fitting) != 1:
+        needed = "; ".join(f"{' and '.join(space.columns)} for {name}" for name, space in known.items())
+        problem = (
+            f"fits {' and '.join(fitting)}, choose one with --space" if fitting else f"describes no architectures; needed are {needed}"
+        )
         raise TableError(f"{path} {problem}; {shown}")
-    return spaces[0]
+    return permissive(fitting[0], options)
 
 
 def _numbers(path: str, data: pa.Table, name: str, metric: str, percent: bool) -> NDArray[np.float64]:
@@ -261,7 +250,7 @@ def _numbers(path: str, data: pa.Table, name: str, metric: str, percent: bool) -
     try:
         values: NDArray[np.float64] = np.array(data[name].cast(pa.float64()).to_numpy())
     except pa.ArrowException as error:
-        raise TableError(f"the column {name} of {path} must hold numbers: {_first_line(error)}") from error
+        raise TableError(f"the column {name} of {path} must hold numbers: {first_line(error)}") from error
     accuracy = metric != "train_seconds"
     if accuracy and percent:
         values = values / 100.0
@@ -274,10 +263,9 @@ def _numbers(path: str, data: pa.Table, name: str, metric: str, percent: bool) -
     return values
 
 
-def _architectures(path: str, space: str, data: pa.Table) -> tuple[list[str], dict[str, Any]]:
+def _architectures(path: str, space: SearchSpace, data: pa.Table) -> tuple[list[str], dict[str, Any]]:
     """(n,) ids and the further columns of the table: the architectures in the space's own description, and their parameters."""
-    layout = LAYOUTS[space]
-    texts = list(zip(*(data[name].to_pylist() for name in layout.columns), strict=True))
+    texts = list(zip(*(data[name].to_pylist() for name in space.columns), strict=True))
     starts = range(0, len(texts), _CHUNK)
     workers = min(os.cpu_count() or 1, len(starts))
     first_row: dict[str, int] = {}
@@ -291,24 +279,23 @@ def _architectures(path: str, space: str, data: pa.Table) -> tuple[list[str], di
                 parameters.append(count)
                 descriptions.append(description)
             report(len(descriptions), len(texts))
-    shown = {name: list(column) for name, column in zip(layout.columns, zip(*descriptions, strict=True), strict=True)}
-    shown.pop("arch", None)  # that is the id
-    return list(first_row), shown | {"trainable_parameters": parameters}
+    ids, columns = list(first_row), zip(*descriptions, strict=True)
+    shown = {name: list(column) for name, column in zip(space.columns, columns, strict=True) if list(column) != ids}
+    return ids, shown | {"trainable_parameters": parameters}
 
 
-def _read_rows(work: tuple[str, str, int, list[Texts]]) -> list[tuple[str, int, Texts]]:
+def _read_rows(work: tuple[str, SearchSpace, int, list[Texts]]) -> list[tuple[str, int, Texts]]:
     """Id, trainable parameters and description of the architectures in some rows, of which the first comes after `start` others."""
     path, space, start, rows = work
-    layout, cost = LAYOUTS[space], make_space(space).cost
     found = []
     for number, texts in enumerate(rows, start=start + 1):
         try:
             if None in texts:
-                raise OutOfSpaceError(f"{layout.columns[texts.index(None)]} is empty")
-            arch = layout.read(*texts)
+                raise OutOfSpaceError(f"{space.columns[texts.index(None)]} is empty")
+            arch = space.from_columns(*texts)
         except OutOfSpaceError as error:
             raise TableError(f"row {number} of {path}: {error}") from error
-        found.append((arch.id, cost(arch).parameters, layout.show(arch)))
+        found.append((arch.id, space.cost(arch).parameters, space.to_columns(arch)))
     return found
 
 
@@ -324,10 +311,6 @@ def _mapped(workers: int) -> Iterator[Callable[..., Iterator[Any]]]:
         yield pool.map
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]
 
 
 if __name__ == "__main__":

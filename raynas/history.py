@@ -229,13 +229,13 @@ class History:
         usable = (o for o in reversed(self.observed.values()) if o.status != "failed")
         chosen = list(islice(usable, last))[::-1]
         firsts = [o.value if o.status == "finished" else o.value + self._carry.gain(o.budget) for o in chosen]
-        vectors = np.array([(first, *o.others) for first, o in zip(firsts, chosen, strict=True)], dtype=np.float64)
-        return Known([o.arch for o in chosen], vectors.reshape(len(chosen), -1), np.array([o.excess for o in chosen]))
+        vectors = np.array([(first, *o.others) for first, o in zip(firsts, chosen, strict=True)] or np.empty((0, 1)))
+        return Known([o.arch for o in chosen], vectors, np.array([o.excess for o in chosen]))
 
     def targets(self, last: int | None = None) -> tuple[list[Arch], Floats]:
         """(n,) architectures and (n,) values of the first objective, as in `known`."""
         known = self.known(last)
-        return known.archs, known.vectors[:, 0] if known.archs else np.empty(0)
+        return known.archs, known.vectors[:, 0]
 
     def best(self) -> Observation | None:
         """The observation that is best; None where all failed."""

@@ -3,6 +3,7 @@
 import difflib
 import importlib
 import inspect
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, get_type_hints
 
@@ -11,12 +12,12 @@ from pydantic import PydanticUserError, TypeAdapter, ValidationError
 from raynas.errors import ConfigError, UnknownNameError
 
 
-def unknown(kind: str, name: str, known: Iterable[str]) -> UnknownNameError:
-    """The error for a name that is not among `known`: lists them and suggests the nearest."""
+def unknown(kind: str, name: str, known: Iterable[str], mend: str = "") -> UnknownNameError:
+    """The error for a name that is not among `known`: lists them and suggests the nearest, or what else would `mend` it."""
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
-    return UnknownNameError(f"unknown {kind} {name!r}{hint or '.'} Known: {', '.join(names) or 'none'}")
+    return UnknownNameError(f"unknown {kind} {name!r}{hint or '.'} Known: {', '.join(names) or 'none'}" + (f"; {mend}" if mend else ""))
 
 
 def resolve(registry: Mapping[str, Any], name: str, kind: str) -> Any:
@@ -33,17 +34,38 @@ def resolve(registry: Mapping[str, Any], name: str, kind: str) -> Any:
         raise unknown(kind, name, registry)
     if not isinstance(entry, str):
         return entry
+    if name not in registry and "" not in sys.path:
+        sys.path.append("")  # the current directory: `python -m` and workers of Ray have it on their path, a script has not
     module, _, attribute = entry.partition(":")
     try:
         return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError, TypeError) as error:  # the last two: the module's name is empty or relative
-        raise UnknownNameError(f"{kind} {name!r} cannot be imported: {error}") from error
+    except (ImportError, AttributeError) as error:
+        raise UnknownNameError(f"{kind} {name!r} cannot be imported: {' '.join(str(error).split())}") from error
+    except (Exception, SystemExit) as error:  # a module may raise anything; an empty or relative name is a ValueError or TypeError
+        raise UnknownNameError(f"{kind} {name!r} cannot be imported: {_told(error)}") from error
+
+
+def _told(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def make(registry: Mapping[str, Any], name: str, options: Mapping[str, Any] | None, kind: str) -> Any:
-    """What the entry `name` of `registry` makes of `options`; raises what `resolve` and `check_options` raise."""
+    """What the entry `name` of `registry` makes of `options`.
+
+    Raises:
+        UnknownNameError: there is no such entry, or it does not take one of the options.
+        ConfigError: an option has the wrong type, the entry is an unfinished class or nothing that can be called, or it refuses.
+    """
     factory = resolve(registry, name, kind)
-    return factory(**check_options(factory, options or {}, f"{kind} {name!r}"))
+    if not callable(factory):
+        raise ConfigError(f"{kind} {name!r} is of type {type(factory).__name__}, but must be a class or a function")
+    if inspect.isabstract(factory):
+        raise ConfigError(f"{kind} {name!r} is unfinished: it must define {', '.join(sorted(factory.__abstractmethods__))}")
+    checked = check_options(factory, options or {}, f"{kind} {name!r}")
+    try:
+        return factory(**checked)
+    except (TypeError, ValueError) as error:  # such as an option that is needed and not given
+        raise ConfigError(f"{kind} {name!r} cannot be made with the options {checked}: {_told(error)}") from error
 
 
 def check_options(function: Callable[..., Any], options: Mapping[str, Any], kind: str) -> dict[str, Any]:

@@ -6,13 +6,15 @@ import os
 import secrets
 from collections.abc import Mapping
 from numbers import Real
+from pathlib import Path
 from typing import Any
 
 import fsspec
 import pyarrow as pa
 import pyarrow.fs as pafs
+import yaml
 
-from raynas.errors import ResultsError
+from raynas.errors import ConfigError, ResultsError
 
 
 def filesystem(uri: str) -> tuple[Any, str]:
@@ -136,3 +138,20 @@ def exists(uri: str, name: str) -> bool:
         return bool(fs.get_file_info(f"{root}/{name}").type == pafs.FileType.File)
     except OSError as error:
         raise ResultsError(f"cannot read {uri}: {first_line(error)}") from error
+
+
+def read_yaml(path: str) -> dict[str, Any]:
+    """The mapping in a local YAML file, which a user wrote.
+
+    Raises:
+        ConfigError: the file is missing, is no YAML, or holds no mapping.
+    """
+    try:
+        values = yaml.safe_load(Path(path).expanduser().read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values or {}, dict):
+        raise ConfigError(f"{path} must hold keys and values, such as 'trials: 150', not a {type(values).__name__}")
+    return values or {}

@@ -25,7 +25,7 @@ from raynas.model.ranks import spearman
 from raynas.outcome import COSTS, Objective, Outcome, as_number, budget_of
 from raynas.spaces import SearchSpace, make_space
 from searchers.fitting import Beside, Fit, Where, fit
-from searchers.method import Method, Proposal, check_objective
+from searchers.method import Method, Proposal, check_objective, within_limits
 
 logger = logging.getLogger(__name__)
 
@@ -96,6 +96,7 @@ class Engine:
         self.objective = objective or Objective()
         method.check(self.space)
         check_objective(method, self.objective)
+        self.space = within_limits(self.space, self.objective)
         self.max_budget, self.time_attr = max_budget, time_attr
         self.refit_every = method.refit_every if method.learns else 1
         self.fitting: Where = fitting if method.learns else "inline"
@@ -188,7 +189,7 @@ class Engine:
         sign = -1.0 if self.objective.first.direction == "min" else 1.0
         points = [(float(b), sign * value) for b, v in curve if (value := as_number(v)) is not None]
         vector = self.objective.vector(outcome.metrics)
-        if vector is not None and (not points or points[-1][0] < outcome.budget):
+        if vector is not None and not points:
             points.append((outcome.budget, vector[0]))
         excess = 0.0 if outcome.status == "failed" else self.objective.excess(outcome.metrics)
         return Observation(arch, outcome.status if points else "failed", tuple(points), (vector or ())[1:], excess)

@@ -1,7 +1,7 @@
 """Where a method is asked for proposals while a search goes on: in place, in a thread, or in a process of its own.
 
-Candidates are plain Python, so a thread shares its lock with whatever drives the search; a process does not. The process is this
-module run as a command, not a child of `multiprocessing`, which would import the user's main script a second time. It is started once,
+Candidates are plain Python, so a thread shares its lock with whatever drives the search; a process does not. The process runs `main`
+below, and is no child of `multiprocessing`, which would import the user's main script a second time. It is started once,
 keeps a copy of the history, and is sent what is new.
 """
 
@@ -124,7 +124,10 @@ class Process:
         task = pickle.dumps((method, space))
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path), "OMP_NUM_THREADS": "1"}
         self._popen = subprocess.Popen(
-            [sys.executable, "-m", "searchers.fitting"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
+            [sys.executable, "-c", "from searchers.fitting import main; main()"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment,
         )
         self.close = weakref.finalize(self, _end, self._popen)
         self._additions = 0  # what its copy of the history has
@@ -210,7 +213,3 @@ def main() -> None:
             except Exception:  # a method may raise anything
                 answer = ("failed", traceback.format_exc())
         _send(answers, pickle.dumps(answer))
-
-
-if __name__ == "__main__":
-    main()

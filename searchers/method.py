@@ -15,6 +15,7 @@ from raynas.model.recommend import RECOMMENDERS
 from raynas.outcome import COSTS, Objective
 from raynas.registry import resolve
 from raynas.spaces import SearchSpace
+from raynas.spaces.derived import Limited
 
 
 @dataclass(frozen=True)
@@ -96,3 +97,17 @@ def check_objective(method: Method, objective: Objective) -> None:
         if limit.metric not in COSTS:
             known = " and ".join(COSTS)
             raise ConfigError(f"{name} keeps limits on {known} only, which are known beforehand; {others} for one on {limit.metric}")
+
+
+def within_limits(space: SearchSpace, objective: Objective) -> SearchSpace:
+    """The part of `space` that keeps the limits on what is known beforehand; raises ConfigError where nothing does."""
+    if not any(limit.metric in COSTS for limit in objective.limits):
+        return space
+    limited = Limited(space, objective.known_excess)
+    arch = limited.sample(np.random.default_rng(0))
+    if limited.excess(arch):
+        limits = ", ".join(f"{limit.metric}{limit.relation}{limit.bound:g}" for limit in objective.limits if limit.metric in COSTS)
+        cost = space.cost(arch)
+        closest = f"the closest of 1,000 random ones has {cost.parameters:,} parameters and {cost.flops:,} flops"
+        raise ConfigError(f"no architecture of {space.name} was found within {limits}: {closest}; widen the limits")
+    return limited

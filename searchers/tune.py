@@ -155,6 +155,11 @@ class TuneSearcher(Searcher):  # type: ignore[misc]  # ray has no types
     # -- what other code calls -------------------------------------------------------------------------------------------
 
     @property
+    def space(self) -> SearchSpace:
+        """What is searched."""
+        return self.engine.space
+
+    @property
     def history(self) -> History:
         """What is known."""
         return self.engine.history

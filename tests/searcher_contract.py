@@ -21,11 +21,17 @@ from ray.tune.search import Searcher
 from raynas.arch import Arch
 from raynas.errors import OutOfSpaceError, ResumeError
 from raynas.spaces import Cost, SearchSpace
-from searchers import ArchSearcher
+from searchers import TuneSearcher
 
 TRIALS = 24  # enough for two fits after the initial design
 
-Make = Callable[..., ArchSearcher]
+Make = Callable[..., TuneSearcher]
+
+
+def changed(**changes: Any) -> Callable[[dict[str, Any]], str]:
+    """A damage: other values in the state of the engine."""
+    return lambda state: json.dumps(state | {"engine": state["engine"] | changes})
+
 
 DAMAGES: dict[str, Callable[[dict[str, Any]], str | bytes | None]] = {  # what may have become of a saved state
     "missing": lambda state: None,
@@ -36,13 +42,13 @@ DAMAGES: dict[str, Callable[[dict[str, Any]], str | bytes | None]] = {  # what m
     "list": lambda state: "[]",
     "null": lambda state: "null",
     "nothing": lambda state: "{}",
-    "version": lambda state: json.dumps(state | {"version": 99}),
-    "searcher": lambda state: json.dumps(state | {"searcher": "AnotherSearch"}),
-    "space": lambda state: json.dumps(state | {"space": "toy"}),
-    "history": lambda state: json.dumps(state | {"history": []}),
-    "arch": lambda state: json.dumps(state | {"history": {"observed": [["x", "finished", []]], "pending": []}}),
-    "queue": lambda state: json.dumps(state | {"queue": [[{"space": "nasbench201"}, None]]}),
-    "rng": lambda state: json.dumps(state | {"rng": {"bit_generator": "MT19937"}}),
+    "version": changed(version=99),
+    "method": changed(method="Another"),
+    "space": changed(space="toy"),
+    "history": changed(history=[]),
+    "arch": changed(history={"observed": [["x", "finished", [], [], 0.0]], "pending": [], "memory": None}),
+    "queue": changed(queue=[[{"space": "nasbench201"}, None, None]]),
+    "rng": changed(rng={"bit_generator": "MT19937"}),
 }
 
 
@@ -91,19 +97,19 @@ def accuracy(config: Mapping[str, Any]) -> float:
     return zlib.crc32(config["arch"]["id"].encode()) / 2**32
 
 
-def suggest(searcher: ArchSearcher, trial_id: str) -> dict[str, Any]:
+def suggest(searcher: TuneSearcher, trial_id: str) -> dict[str, Any]:
     suggested = searcher.suggest(trial_id=trial_id)
     assert isinstance(suggested, dict)
     return suggested
 
 
-def complete(searcher: ArchSearcher, trial_id: str, value: float, epoch: int = 8) -> None:
+def complete(searcher: TuneSearcher, trial_id: str, value: float, epoch: int = 8) -> None:
     result = {"valid_accuracy": value, "epoch": epoch, "training_iteration": epoch, "done": True}
     searcher.on_trial_complete(trial_id=trial_id, result=result)
-    searcher.wait()  # a fit beside the control loop is ready, so what comes next does not depend on speed
+    searcher.engine.wait()  # a fit beside the control loop is ready, so what comes next does not depend on speed
 
 
-def drive(searcher: ArchSearcher, trials: int = TRIALS, workers: int = 3, prefix: str = "t") -> list[dict[str, Any]]:
+def drive(searcher: TuneSearcher, trials: int = TRIALS, workers: int = 3, prefix: str = "t") -> list[dict[str, Any]]:
     """The configurations of so many trials, `workers` of them at once, that end in the order in which they began."""
     configs: list[dict[str, Any]] = []
     running: deque[int] = deque()
@@ -132,7 +138,7 @@ class SearcherContract:
         searcher = make(space_name)
         for config in drive(searcher, 14):
             assert set(config) == {"arch"}
-            arch = searcher.space.from_config(json.loads(json.dumps(config))["arch"])
+            arch = searcher.engine.space.from_config(json.loads(json.dumps(config))["arch"])
             assert arch.id == config["arch"]["id"]
             assert arch.to_config() == config["arch"]
 
@@ -212,7 +218,7 @@ class SearcherContract:
         for i in range(12):
             suggested.append(suggest(searcher, f"t{i}")["arch"]["id"])
             searcher.on_trial_complete(trial_id=f"t{i}", error=True)
-            searcher.wait()
+            searcher.engine.wait()
         assert len(set(suggested)) == 12
 
     def test_a_trial_that_never_ran_may_come_again(self, make: Make) -> None:
@@ -270,7 +276,7 @@ class SearcherContract:
             word = suggest(searcher, f"t{i}")["arch"]["id"]
             losses[word] = 1.0 - word.count("a") / 4
             searcher.on_trial_complete(trial_id=f"t{i}", result={"loss": losses[word], "valid_accuracy": 0.0, "epoch": 1})
-            searcher.wait()
+            searcher.engine.wait()
         best = searcher.history.best()
         assert best is not None
         assert -best.value == min(losses.values()) == losses[best.arch.id]
@@ -322,10 +328,10 @@ class SearcherContract:
             raise RuntimeError("the model is broken")
 
         for method in ("propose", "stopgap"):
-            monkeypatch.setattr(searcher, method, propose)
+            monkeypatch.setattr(type(searcher.engine.method), method, propose)
         with caplog.at_level(logging.ERROR):
             assert len(set(ids(drive(searcher, 12)))) == 12
-        assert f"{type(searcher).__name__} failed to propose; random architectures are suggested instead" in caplog.text
+        assert f"{type(searcher.engine.method).__name__} failed to propose; random architectures are suggested instead" in caplog.text
         assert "the model is broken" in caplog.text
 
     # -- reproducibility and state ---------------------------------------------------------------------------------------

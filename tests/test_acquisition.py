@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from raynas.model.acquisition import ACQUISITIONS
-from raynas.model.predictors import Prediction
+from raynas.model.predictors import EnsemblePrediction
 
 Floats = NDArray[np.float64]
 
@@ -19,7 +19,7 @@ BEST = 0.8
 
 
 def score(name: str, members: Floats, best: float = BEST, seed: int = 0) -> Floats:
-    return ACQUISITIONS[name](Prediction(members), best, np.random.default_rng(seed))
+    return ACQUISITIONS[name](EnsemblePrediction(members), best, np.random.default_rng(seed))
 
 
 def slow(name: str, values: Floats) -> float:
@@ -47,7 +47,7 @@ def test_worked_out() -> None:
 
 def test_independent_thompson_sampling_draws_from_the_normal_distribution() -> None:
     members, rng = np.array([[1.0, 10.0], [3.0, 10.5]]), np.random.default_rng(0)  # mean 2, 10.25; deviation 1, 0.25
-    draws = np.array([ACQUISITIONS["its"](Prediction(members), BEST, rng) for _ in range(4000)])
+    draws = np.array([ACQUISITIONS["its"](EnsemblePrediction(members), BEST, rng) for _ in range(4000)])
     assert scipy.stats.kstest(draws[:, 0], "norm", args=(2, 1)).pvalue > 0.01
     assert scipy.stats.kstest(draws[:, 1], "norm", args=(10.25, 0.25)).pvalue > 0.01
     assert abs(np.corrcoef(draws.T)[0, 1]) < 0.05  # candidates are drawn independently
@@ -57,7 +57,7 @@ def test_thompson_sampling_follows_one_member_for_all_candidates() -> None:
     rng = np.random.default_rng(0)
     drawn = []
     for _ in range(1000):
-        result = ACQUISITIONS["ts"](Prediction(MEMBERS), BEST, rng)
+        result = ACQUISITIONS["ts"](EnsemblePrediction(MEMBERS), BEST, rng)
         (member,) = np.flatnonzero((result == MEMBERS).all(axis=1))
         drawn.append(member)
     assert scipy.stats.chisquare(np.bincount(drawn, minlength=5)).pvalue > 0.01  # every member as likely

@@ -72,7 +72,7 @@ def test_a_table_of_nasbench201_in_percent(shared_data: Path, tmp_path: Path, ca
 
 
 def test_a_table_of_darts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    texts = [json.dumps(genotype) for genotype in GENOTYPES.values()]
+    texts = [json.dumps(GENOTYPES[name]) for name in ("BANANAS", "DARTS_V1", "DARTS_V2", "ASHA200")]
     pacsv.write_csv(pa.table({"genotype": texts, "error free": [0.97, 0.96, None, 0.95]}), tmp_path / "own.csv")
     assert run(capsys, tmp_path / "own.csv", tmp_path / "t.parquet", "--valid", "error free")[0] == 0
     table, space = Table.open(tmp_path / "t.parquet"), make_space("darts", {"with_none": True})
@@ -128,7 +128,7 @@ ARCH = "|none~0|+|none~0|none~1|+|none~0|none~1|{}~2|"
             "row 3 of own.csv: 'skip' is no operation of NAS-Bench-201",
         ),
         ({"genotype": ["{"] * 3}, ("--valid", "accuracy", "--space", "darts"), "row 1 of own.csv: the genotype is not JSON"),
-        ({"genotype": ["[]"] * 3}, ("--valid", "accuracy", "--space", "darts"), "row 1 of own.csv: a genotype is a JSON object"),
+        ({"genotype": ["[]"] * 3}, ("--valid", "accuracy", "--space", "darts"), "row 1 of own.csv: the genotype must be a JSON object"),
         ({"genotype": ["{}"] * 3}, ("--valid", "accuracy", "--space", "darts"), "row 1 of own.csv: a DARTS architecture needs the field"),
     ],
 )

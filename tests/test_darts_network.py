@@ -69,7 +69,7 @@ def plain_network(network: DARTSNetwork, x: Tensor) -> Tensor:
 
 
 def made(arch: Arch, image_size: int = 16, channels: int = 6, layers: int = 4) -> DARTSNetwork:
-    network = make_network(arch, 4, image_size, channels=channels, layers=layers).double()
+    network = make_network(make_space("darts"), arch, 4, image_size, channels=channels, layers=layers).double()
     assert isinstance(network, DARTSNetwork)
     return network
 
@@ -122,7 +122,8 @@ def test_picking_has_the_right_gradients_in_the_format_of_its_input(layout: torc
 def test_networks_are_laid_out_channels_last(space: str) -> None:
     with torch.device("meta"):
         for seed, side in product(range(10), (32, 96)):
-            network = make_network(make_space(space).sample(np.random.default_rng(seed)), 3, side, channels=4)
+            made = make_space(space)
+            network = make_network(made, made.sample(np.random.default_rng(seed)), 3, side, channels=4)
             assert memory_format(network, torch.device("cpu")) == torch.channels_last
 
 

@@ -52,13 +52,38 @@ def test_nothing_is_held_out_if_so_asked() -> None:
     assert (len(data.train), len(data.valid)) == (1438, 0)
 
 
+def test_whole_numbers_become_fractions_in_batches_only(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        for i in range(10):
+            Image.fromarray(rng.integers(256, size=(8, 8, 3), dtype=np.uint8)).save(tmp_path / name / f"{i}.png")
+    data = load(f"folder:{tmp_path}", 0)
+    for split in (data.train, data.valid, data.test):
+        assert split.images.dtype == torch.uint8
+        whole = split.images.float().mul_(1 / 255)  # bit for bit what was held in memory before
+        ((images, labels),) = split.batches([torch.arange(len(split))])
+        assert torch.equal(images, whole)
+        assert images.dtype == torch.float32
+        assert torch.equal(labels, split.labels)
+    whole = data.train.images.double() / 255
+    assert data.mean == pytest.approx(whole.mean((0, 2, 3)).tolist(), rel=1e-12)
+    assert data.std == pytest.approx(whole.std((0, 2, 3)).tolist(), rel=1e-12)
+
+
+def test_the_deviation_of_a_constant_channel_is_no_zero(tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        write_images(tmp_path / name, 6, value=0)
+    assert load(f"folder:{tmp_path}", 0).std[:2] == (1e-3, 1e-3)
+
+
 def test_a_folder_of_classes(tmp_path: Path) -> None:
     for i, name in enumerate(["cat", "dog", "owl"]):
         write_images(tmp_path / name, 10, value=10 * i)
     data = load(f"folder:{tmp_path}", 0)
     assert (data.classes, data.image_size, data.channels, data.mirrored) == (3, 8, 3, True)
     assert (len(data.train), len(data.valid), len(data.test)) == (19, 5, 6)
-    assert torch.equal((data.train.images[:, 0, 0, 0] * 255 / 10).round().long(), data.train.labels)
+    assert torch.equal(data.train.images[:, 0, 0, 0] // 10, data.train.labels)
 
 
 def test_a_folder_with_its_own_test_images(tmp_path: Path) -> None:
@@ -144,7 +169,8 @@ def test_published_data_sets_come_in_one_form(tmp_path: Path, monkeypatch: pytes
         assert data.train.images.shape == (10, *shape)
         assert data.test.images.shape == (20, *shape)
         assert data.classes == 10
-        assert 0.99 < float(data.test.images.max()) <= 1.0
+        assert data.train.images.dtype == torch.uint8  # a quarter of what float32 would take
+        assert data.test.images.max() == 255
 
 
 def test_a_random_crop_is_a_part_of_the_image_with_a_margin() -> None:

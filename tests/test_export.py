@@ -76,8 +76,9 @@ def test_a_finished_training_can_be_exported(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("arch", ["inception-like", "BANANAS", "ASHA200"])
 def test_networks_of_every_space_can_be_exported(arch: str, tmp_path: Path) -> None:
-    read = train.read_arch(arch)
-    network = nn.Sequential(Normalize((0.4,), (0.3,)), make_network(read, 10, 8, 1, **NETWORKS[read.space])).eval()
+    subject, _ = train.read_subject(arch)
+    made = make_network(subject.make_space(), subject.arch, 10, 8, 1, **NETWORKS[subject.space])
+    network = nn.Sequential(Normalize((0.4,), (0.3,)), made).eval()
     name, content = export(network, "torch-export", 1, 8)
     (tmp_path / name).write_bytes(content)
     images = torch.rand(3, 1, 8, 8)

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raynas.arch import Arch
-from raynas.history import History, Observation, Status
+from raynas.history import History, Observation
+from raynas.outcome import Status
 
 
 def arch(name: str) -> Arch:

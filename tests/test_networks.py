@@ -20,7 +20,7 @@ from raynas.spaces import SearchSpace
 from raynas.spaces.darts import GENOTYPES, DARTSSpace, darts_cost
 from raynas.spaces.nasbench101 import NASBench101Space
 from raynas.spaces.nasbench201 import NASBench201Space
-from trainables.learning.networks import NETWORKS, make_network
+from trainables.learning.networks import make_network
 from trainables.learning.networks.darts import Cell as DARTSCell
 from trainables.learning.networks.darts import DARTSNetwork, NetworkCIFAR, NetworkImageNet, path_scales
 from trainables.learning.networks.nasbench101 import Cell as NASBench101Cell
@@ -51,7 +51,7 @@ def archs(name: str, count: int, seed: int = 0) -> Iterator[Arch]:
 
 def on_meta(arch: Arch, *args: Any, **options: Any) -> nn.Module:
     with torch.device("meta"):
-        return make_network(arch, *args, **options)
+        return make_network(SPACES[arch.space], arch, *args, **options)
 
 
 def parameters(network: nn.Module) -> int:
@@ -181,7 +181,7 @@ def test_isomorphic_descriptions_give_networks_of_equal_size() -> None:
 @pytest.mark.parametrize("side", [8, 28])
 def test_small_grey_images_train(name: str, side: int) -> None:
     for arch in archs(name, 10 if side == 8 else 1, seed=2):
-        network = make_network(arch, 4, side, 1, **SMALL[name])
+        network = make_network(SPACES[name], arch, 4, side, 1, **SMALL[name])
         network.to(memory_format=torch.channels_last)
         images = torch.randn(3, 1, side, side).to(memory_format=torch.channels_last)
         logits = network(images)
@@ -207,7 +207,7 @@ def test_large_images_are_halved_until_the_side_is_at_most_64() -> None:
 
 
 def test_all_weights_of_a_deep_darts_network_have_gradients_where_a_cell_has_none() -> None:
-    network = make_network(PUBLISHED["ASHA200"], 3, channels=4, layers=6, auxiliary=True)
+    network = make_network(DARTS, PUBLISHED["ASHA200"], 3, channels=4, layers=6, auxiliary=True)
     torch.cat(network(torch.randn(2, 3, 32, 32))).square().sum().backward()  # type: ignore[no-untyped-call]
     assert all(p.grad is not None for p in network.parameters())
 
@@ -220,7 +220,7 @@ def test_a_compiled_network_is_one_graph_and_gives_the_same(name: str) -> None:
         graphs.append(graph)
         return graph.forward
 
-    network = make_network(next(archs(name, 1, seed=3)), 4, 8, **SMALL[name])
+    network = make_network(SPACES[name], next(archs(name, 1, seed=3)), 4, 8, **SMALL[name])
     compiled = torch.compile(network, backend=backend, fullgraph=True)
     images = torch.randn(2, 3, 8, 8)
     assert torch.equal(compiled(images), network(images))
@@ -251,7 +251,7 @@ def test_nasbench101_cell_of_one_edge_is_a_projection() -> None:
 
 
 def test_nasbench101_initial_weights_and_batch_norm() -> None:
-    network = make_network(NB101.make([[0, 1, 0], [0, 0, 1], [0, 0, 0]], ["input", CONV3, "output"]), 10, channels=64)
+    network = make_network(NB101, NB101.make([[0, 1, 0], [0, 0, 1], [0, 0, 0]], ["input", CONV3, "output"]), 10, channels=64)
     convolutions = [m for m in network.modules() if isinstance(m, nn.Conv2d)]
     for convolution in convolutions[1:]:
         fan_in = convolution.weight[0].numel()
@@ -260,7 +260,7 @@ def test_nasbench101_initial_weights_and_batch_norm() -> None:
     assert {m.momentum for m in network.modules() if isinstance(m, nn.BatchNorm2d)} == {0.003}
     assert {m.eps for m in network.modules() if isinstance(m, nn.BatchNorm2d)} == {1e-5}
     assert not network.get_parameter("classifier.bias").any()
-    quick = make_network(next(archs("nasbench101", 1)), 10, channels=8, modules=1, batch_norm_momentum=0.1)
+    quick = make_network(NB101, next(archs("nasbench101", 1)), 10, channels=8, modules=1, batch_norm_momentum=0.1)
     assert {m.momentum for m in quick.modules() if isinstance(m, nn.BatchNorm2d)} == {0.1}
 
 
@@ -301,7 +301,7 @@ def test_drop_path_keeps_whole_images_and_the_mean() -> None:
 
 def test_paths_are_dropped_in_training_only() -> None:
     images = torch.randn(16, 3, 8, 8)
-    network = make_network(PUBLISHED["BANANAS"], 4, 8, channels=4, layers=3)
+    network = make_network(DARTS, PUBLISHED["BANANAS"], 4, 8, channels=4, layers=3)
     assert isinstance(network, NetworkCIFAR)
     network.drop_path_prob = 0.5
     assert (network.drop_path_prob, "keep" in network.state_dict()) == (0.5, False)
@@ -349,10 +349,37 @@ def wide_network(arch: Arch, classes: int, image_size: int, image_channels: int,
     return nn.Sequential(nn.Flatten(), nn.Linear(image_channels * image_size**2 * width // width, classes))
 
 
-def test_every_space_has_a_network_and_users_bring_their_own() -> None:
-    assert NETWORKS.keys() == REGISTERED.keys()
-    network = make_network(next(archs("darts", 1)), 3, 8, 1, network=f"{__name__}:wide_network", width=4)
-    assert network(torch.zeros(2, 1, 8, 8)).shape == (2, 3)
+def no_network(arch: Arch, classes: int, image_size: int, image_channels: int, message: str = "") -> nn.Module | None:
+    """One with a mistake."""
+    if message:
+        raise ValueError(message)
+    return None
+
+
+class WideSpace(NASBench201Space):
+    """A space with a network of the user's own."""
+
+    network = f"{__name__}:wide_network"
+
+
+def test_every_space_has_a_network_and_users_bring_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert all(space.network for space in SPACES.values())
+    assert SPACES.keys() == REGISTERED.keys()
+    arch = next(archs("nasbench201", 1))
+    assert make_network(WideSpace(), arch, 3, 8, 1, width=4)(torch.zeros(2, 1, 8, 8)).shape == (2, 3)
+    with pytest.raises(UnknownNameError, match="did you mean 'width'"):
+        make_network(WideSpace(), arch, 3, 8, 1, wide=4)
+    for network, error, message in (
+        (None, ConfigError, "no network to train; give the class WideSpace the attribute network = 'module:function'"),
+        ("wide_network", ConfigError, "the network 'wide_network', which is none; give the class WideSpace"),
+        (f"{__name__}:narrow_network", UnknownNameError, "cannot be imported"),
+        (f"{__name__}:no_network", ConfigError, "must be a module of torch with weights, but .*no_network returned NoneType"),
+    ):
+        monkeypatch.setattr(WideSpace, "network", network)
+        with pytest.raises(error, match=message):
+            make_network(WideSpace(), arch, 3)
+    with pytest.raises(ConfigError, match=r"raised ValueError in line \d+ of .*test_networks.py: two lines$"):
+        make_network(WideSpace(), arch, 3, message="two\nlines")
 
 
 @every_space
@@ -368,7 +395,7 @@ def test_counts_below_one_are_refused(name: str, wrong: dict[str, int]) -> None:
         (DARTS, 30, {}, "multiple of 4, not 30"),
         (DARTS, 100, {}, "multiple of 32 and an even number of channels; got image_size=100, channels=48"),
         (DARTS, 224, {"channels": 7}, "got image_size=224, channels=7"),
-        (DARTS, 32, {"channels": "wide"}, "option channels of network 'darts' cannot be 'wide'"),
+        (DARTS, 32, {"channels": "wide"}, "option channels of the network of space 'darts' cannot be 'wide'"),
         (NB101, 32, {"batch_norm_momentum": 0.0}, r"must lie in \(0, 1\]"),
         (NB101, 32, {"stacks": 0}, "stacks of a network must be at least 1"),
         (NB201, 32, {"cells": 0}, "cells of a network must be at least 1"),
@@ -387,13 +414,10 @@ def test_a_width_below_the_number_of_joined_vertices_is_refused() -> None:
 
 
 def test_unknown_names_and_foreign_architectures_are_refused() -> None:
-    arch = next(archs("nasbench201", 1))
     with pytest.raises(UnknownNameError, match="auxiliary"):
-        make_network(arch, 10, auxiliary=True)
-    with pytest.raises(UnknownNameError, match="unknown network 'resnet'"):
-        make_network(arch, 10, network="resnet")
-    for other in ("nasbench101", "darts"):
+        make_network(NB201, next(archs("nasbench201", 1)), 10, auxiliary=True)
+    for space in (NB101, DARTS):
         with pytest.raises(OutOfSpaceError):
-            make_network(arch, 10, network=other)
+            make_network(space, next(archs("nasbench201", 1)), 10)
     with pytest.raises(OutOfSpaceError):
-        make_network(next(archs("darts", 1)), 10, network="nasbench201")
+        make_network(NB201, next(archs("darts", 1)), 10)

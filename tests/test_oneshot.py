@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,10 +16,11 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from raynas import results, search, storage
+from raynas import results, storage
 from raynas.config import RunConfig
 from raynas.errors import RaynasError, ResumeError
-from raynas.run.supernets import OneShot, is_oneshot
+from raynas.run.settings import new_run, resumed_run
+from raynas.run.supernets import Supernets, oneshot_method
 from raynas.search import main
 from raynas.spaces import make_space
 from raynas.spaces.darts import GENOTYPES, DARTSSpace
@@ -51,6 +51,14 @@ class LoggedSearch(RandomTrial):
         with open(os.environ[LOG], "a") as file:
             file.write(f"{self._seed} {report['epoch']}\n")
         return report
+
+
+class Unchecked(DartsTrial):
+    """Takes any option."""
+
+    @classmethod
+    def plan(cls, **options: Any) -> Any:
+        return None
 
 
 @pytest.fixture(autouse=True)
@@ -117,7 +125,7 @@ def test_strengths_wait_for_the_end_of_the_warmup() -> None:
 def test_strengths_learn_on_other_images_than_the_weights() -> None:
     trial, seen = make(DartsTrial, order=1, epochs=1), []
     inner = trial._batch
-    trial._batch = lambda images, labels, generator: seen.append(images) or inner(images, labels, generator)  # type: ignore[method-assign]
+    trial._batch = lambda split, indices, generator: seen.append(split.images[indices]) or inner(split, indices, generator)  # type: ignore[method-assign]
     trial.step()
     weights, alphas = ({image.numpy().tobytes() for part in seen[i::2] for image in part} for i in (0, 1))
     assert len(weights) == 30  # half of the images, each once
@@ -195,32 +203,34 @@ def test_a_supernet_that_diverges_fails() -> None:
 
 # -- in a search ---------------------------------------------------------------------------------------------------------
 
-FLAGS = ["--space", "darts", "--dataset", "digits", "--trainable", "darts"]
-SIZES = ["--set", "trainable_options.channels=4", "--set", "trainable_options.layers=3", "--set", "trainable_options.retrain.recipe=quick"]
+FLAGS = ["--space", "darts", "--dataset", "digits", "--searcher", "darts", "--recipe", "quick"]
+SIZES = ["--set", "searcher_options.channels=4", "--set", "searcher_options.layers=3"]
+OLD = ["--space", "darts", "--dataset", "digits", "--trainable", "darts"]  # as before searchers could be one-shot
 
 BAD = {
-    "space": (["--space", "nasbench201"], "--space darts"),
-    "searcher": (["--searcher", "random"], "searches by itself; leave out the searcher 'random'"),
-    "searcher's options": (["--set", "searcher_options.pool=9"], "searches by itself"),
-    "option": (["--set", "trainable_options.epoch=9"], "did you mean 'epochs'"),
-    "type": (["--set", "trainable_options.order=3"], "option order of trainable 'darts' cannot be 3"),
-    "value": (["--set", "trainable_options.epochs=0"], "epochs of a one-shot search must be at least 1, not 0"),
-    "fraction": (["--set", "trainable_options.validation=1.0"], "must lie between 0 and 1"),
-    "size": (["--set", "trainable_options.partial=3"], "partial must divide the channels"),
-    "option of another method": (["--set", "trainable_options.rounds=3"], "unknown option of trainable 'darts'"),
-    "retrain": (["--set", "trainable_options.retrain=quick"], "option retrain of trainable 'darts' cannot be 'quick'"),
-    "option of the training": (["--set", "trainable_options.retrain.recipee=quick"], "did you mean 'recipe'"),
-    "recipe": (["--set", "trainable_options.retrain.recipe=darts-final"], "no validation images"),
-    "table": (["--table", "t.parquet"], "reads no table"),
-    "data set": (["--dataset", "digit"], "did you mean 'digits'"),
-    "trainable": (["--trainable", "dart"], "did you mean 'darts'"),
+    "space": ([*FLAGS, "--space", "nasbench201"], "--space darts"),
+    "searcher besides": ([*OLD, "--searcher", "random"], "'darts' is a search method itself: give --searcher darts"),
+    "searcher's options besides": ([*OLD, "--set", "searcher_options.pool=9"], "is a search method itself"),
+    "option": ([*FLAGS, "--set", "searcher_options.epoch=9"], "did you mean 'epochs'"),
+    "type": ([*FLAGS, "--set", "searcher_options.order=3"], "option order of searcher 'darts' cannot be 3"),
+    "value": ([*FLAGS, "--set", "searcher_options.epochs=0"], "epochs of a one-shot search must be at least 1, not 0"),
+    "fraction": ([*FLAGS, "--set", "searcher_options.validation=1.0"], "must lie between 0 and 1"),
+    "size": ([*FLAGS, "--set", "searcher_options.partial=3"], "partial must divide the channels"),
+    "option of another method": ([*FLAGS, "--set", "searcher_options.rounds=3"], "unknown option of searcher 'darts'"),
+    "retrain": ([*OLD, "--set", "trainable_options.retrain=quick"], "retrain must hold options of the training, not 'quick'"),
+    "option of the training": ([*FLAGS, "--set", "trainable_options.recipee=quick"], "did you mean 'recipe'"),
+    "recipe": ([*FLAGS, "--recipe", "darts-final"], "no validation images"),
+    "table": ([*FLAGS, "--table", "t.parquet"], "reads no table"),
+    "data set": ([*FLAGS, "--dataset", "digit"], "did you mean 'digits'"),
+    "name": ([*FLAGS, "--searcher", "dart"], "did you mean 'darts'"),
+    "name, the old way": ([*OLD, "--trainable", "dart"], "did you mean 'darts'"),
 }
 
 
 @pytest.mark.parametrize("case", BAD)
 def test_mistakes_get_one_line(case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags, message = BAD[case]
-    assert main([*FLAGS, *SIZES, *flags, "--out", str(tmp_path / "run")]) == 2
+    assert main([*(SIZES if flags[: len(FLAGS)] == FLAGS else []), *flags, "--out", str(tmp_path / "run")]) == 2
     printed = capsys.readouterr().err
     assert printed.startswith("error: ")
     assert printed.count("\n") == 1
@@ -229,14 +239,31 @@ def test_mistakes_get_one_line(case: str, tmp_path: Path, capsys: pytest.Capture
 
 
 def test_who_is_a_one_shot_search() -> None:
-    names = ("darts", "pc-darts", "random-ws", "test_oneshot:LoggedSearch", "train", "lookup")
-    assert [is_oneshot(name) for name in names] == [True] * 4 + [False] * 2
+    names = ("darts", "pc-darts", "random-ws", "test_oneshot:LoggedSearch", "bananas", "searchers:Random")
+    assert [oneshot_method(name, {}) is not None for name in names] == [True] * 4 + [False] * 2
 
 
 def config(**changes: Any) -> RunConfig:
+    options = {"epochs": 2, "channels": 4, "layers": 3}
+    training = {"trainable": "train", "trainable_options": {"device": "cpu", "recipe": "quick", "batch_size": 32}}
+    common = {"space": "darts", "dataset": "digits", "searcher": "darts", "trials": 4, "seed": 7, "max_epochs": 1}
+    return RunConfig(**common | training | {"searcher_options": options} | changes)
+
+
+def old_config() -> dict[str, Any]:
+    """The same as a run folder of version 0.1 holds it."""
     options = {"epochs": 2, "channels": 4, "layers": 3, "device": "cpu", "retrain": {"recipe": "quick", "batch_size": 32}}
-    common = {"space": "darts", "dataset": "digits", "trainable": "darts", "trials": 4, "seed": 7, "max_epochs": 1}
-    return RunConfig(**common | {"trainable_options": options} | changes)
+    common = {"space": "darts", "dataset": "digits", "trainable": "darts", "searcher": "bananas", "searcher_options": {}}
+    return common | {"trials": 4, "seed": 7, "max_epochs": 1, "trainable_options": options}
+
+
+def test_runs_of_the_old_spelling_go_on(tmp_path: Path) -> None:
+    storage.write_json(str(tmp_path), "config.json", {"config": old_config()})
+    expected = config(searcher_options={"epochs": 2, "channels": 4, "layers": 3, "device": "cpu"})
+    assert resumed_run(str(tmp_path), {}) == expected
+    assert resumed_run(str(tmp_path), {"trainable": "darts", "trials": 5}) == expected.model_copy(update={"trials": 5})
+    with pytest.raises(ResumeError, match="searcher = 'darts', so it cannot go on with 'random-ws'"):
+        resumed_run(str(tmp_path), {"searcher": "random-ws"})
 
 
 def row(seed: int, arch: str | None, error: str | None = None) -> dict[str, Any]:
@@ -247,19 +274,28 @@ def row(seed: int, arch: str | None, error: str | None = None) -> dict[str, Any]
 
 def prepared(run: Path) -> None:
     """A folder in which four searches have ended."""
-    storage.write_json(str(run), "config.json", {"config": config().model_dump()})
+    storage.write_json(str(run), "config.json", {"config": old_config()})
     rows = [row(7, "DARTS_V1"), row(8, "DARTS_V2"), row(9, None, "it diverged"), row(10, "DARTS_V1")]
     storage.write_json(str(run), "oneshot.json", rows)
 
 
 def test_equal_architectures_are_trained_once(tmp_path: Path) -> None:
     prepared(tmp_path / "run")
-    search, console = OneShot(config(), str(tmp_path / "run")), Console(file=io.StringIO(), width=300)
-    assert search.retraining.trainable == "train"
-    assert search.retraining.trainable_options == {"device": "cpu", "recipe": "quick", "batch_size": 32}
-    assert [arch.id for arch in search.search(1, console)] == [SPACE.from_genotype(**GENOTYPES[f"DARTS_V{i}"]).id for i in (1, 2)]
+    method, console = oneshot_method("darts", config().searcher_options), Console(file=io.StringIO(), width=300)
+    assert method is not None
+    found = Supernets(method, config(), str(tmp_path / "run")).search(1, console)
+    assert [arch.id for arch in found] == [SPACE.from_genotype(**GENOTYPES[f"DARTS_V{i}"]).id for i in (1, 2)]
     console.file.seek(0)
     assert console.file.read().startswith("searches: 4, different architectures found: 2, 1 failed (it diverged); each is trained once")
+
+
+def test_a_search_uses_the_data_and_the_device_of_the_training(tmp_path: Path) -> None:
+    options = {"device": "cpu", "data_dir": str(tmp_path)}
+    for own, expected in (({}, options), ({"device": "cuda:7"}, options | {"device": "cuda:7"})):
+        method = oneshot_method("test_oneshot:Unchecked", own)
+        assert method is not None
+        searches = Supernets(method, config(searcher="test_oneshot:Unchecked", trainable_options=options), str(tmp_path))
+        assert {key: searches.trial_config[key] for key in options} == expected
 
 
 def command(*arguments: object) -> list[str]:
@@ -284,7 +320,7 @@ def test_a_run_ends_with_as_many_trials_as_there_are_architectures(tmp_path: Pat
 @pytest.mark.slow
 def test_darts_finds_a_cell_of_digits_that_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    options = ["--set", "trainable_options.epochs=1", "--set", "trainable_options.batch_size=256", "--set", "trainable_options.order=1"]
+    options = ["--set", "searcher_options.epochs=1", "--set", "searcher_options.batch_size=256", "--set", "searcher_options.order=1"]
     flags = [*FLAGS, *SIZES, *options, "--trials", "1", "--max-epochs", "2", "--out", "run"]
     done = subprocess.run(command(*flags), capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr
@@ -297,7 +333,8 @@ def test_darts_finds_a_cell_of_digits_that_trains(tmp_path: Path, monkeypatch: p
     best = json.loads(Path("run/best.json").read_text())
     assert best["arch"] == found["arch"]
     assert best["train"] == "python -m raynas.train --arch run/best.json --dataset digits --recipe quick"
-    assert json.loads(Path("run/config.json").read_text())["config"]["trainable"] == "darts"
+    stored = json.loads(Path("run/config.json").read_text())["config"]
+    assert (stored["searcher"], stored["trainable"], stored["trials"], stored["recipe"]) == ("darts", "train", 1, "quick")
     assert not Path("run/oneshot").exists()
 
 
@@ -305,9 +342,9 @@ def test_darts_finds_a_cell_of_digits_that_trains(tmp_path: Path, monkeypatch: p
 def test_killed_searches_go_on(tmp_path: Path) -> None:
     log, run = tmp_path / "log", tmp_path / "run"
     options = {"epochs": 6, "channels": 4, "layers": 3, "rounds": 1, "samples": 5, "finalists": 2}
-    sets = [part for key, value in options.items() for part in ("--set", f"trainable_options.{key}={value}")]
-    flags = ["--space", "darts", "--dataset", "digits", "--trainable", "test_oneshot:LoggedSearch", "--trials", "2", "--max-epochs", "1"]
-    flags += [*sets, "--set", "trainable_options.retrain.recipe=quick", "--concurrency", "1", "--out", str(run)]
+    sets = [part for key, value in options.items() for part in ("--set", f"searcher_options.{key}={value}")]
+    flags = ["--space", "darts", "--dataset", "digits", "--searcher", "test_oneshot:LoggedSearch", "--trials", "2", "--max-epochs", "1"]
+    flags += [*sets, "--recipe", "quick", "--concurrency", "1", "--out", str(run)]
     process = subprocess.Popen(command(*flags), env=environment(log), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def under_way() -> list[int]:
@@ -362,14 +399,16 @@ def test_searches_of_digits_are_small_unless_told_otherwise() -> None:
     assert DartsTrial.plan(space="darts", dataset="test_oneshot:few", seed=0, channels=2, layers=3).max_epochs == 50
 
 
-@pytest.mark.parametrize(("flags", "trials"), [([], 4), (["--trials", "7"], 7), (["--trainable", "train"], 150)])
-def test_there_are_four_seeds_unless_told_otherwise(flags: list[str], trials: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[int] = []
-
-    def run(config: RunConfig, *_: Any) -> Any:
-        seen.append(config.trials)
-        return SimpleNamespace(run=lambda: 0)
-
-    monkeypatch.setattr(search, "Search", run)
-    assert main([*FLAGS, *flags]) == 0
-    assert seen == [trials]
+@pytest.mark.parametrize(
+    ("given", "trials", "trainable"),
+    [
+        ({"searcher": "darts"}, 4, "train"),
+        ({"searcher": "pc-darts", "trials": 7}, 7, "train"),
+        ({"searcher": "random-ws", "trainable": "lookup"}, 4, "lookup"),
+        ({"trainable": "darts"}, 4, "train"),
+        ({"trainable": "train"}, 150, "train"),
+    ],
+)
+def test_there_are_four_seeds_unless_told_otherwise(given: dict[str, Any], trials: int, trainable: str, tmp_path: Path) -> None:
+    config, _ = new_run({"space": "darts", "out": str(tmp_path / "run")} | given)
+    assert (config.trials, config.trainable) == (trials, trainable)

@@ -13,10 +13,15 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from raynas.errors import ConfigError, ShapeError, UnknownNameError
-from raynas.model.predictors import PREDICTORS, Prediction, make_predictor
+from raynas.model.acquisition import ACQUISITIONS
+from raynas.model.candidates import random_archs
+from raynas.model.encodings import encode, feature_weights
+from raynas.model.predictors import PREDICTORS, EnsemblePrediction, VectorModel, make_predictor
 from raynas.model.predictors.mlp import MLPEnsemble
 from raynas.model.ranks import mean_ranks, spearman
 from raynas.model.targets import TARGETS, error_percent, log_error, rank_gauss
+from raynas.registry import make
+from raynas.spaces import make_space
 
 Floats = NDArray[np.float64]
 
@@ -31,10 +36,16 @@ CANDIDATES = np.random.default_rng(2).normal(size=(12, 5)).astype(np.float32)
 @pytest.fixture(params=PREDICTORS)
 def predictor(request: pytest.FixtureRequest) -> Any:
     """Every predictor, made quick."""
-    return make_predictor(request.param, QUICK.get(request.param))
+    model: VectorModel = make(PREDICTORS, request.param, QUICK.get(request.param), "predictor")
+    return model
 
 
 # -- every predictor -----------------------------------------------------------------------------------------------------
+
+
+def moments(prediction: Any) -> Floats:
+    """(2, m) mean and deviation."""
+    return np.stack([prediction.mean, prediction.std])
 
 
 def test_a_fit_is_a_function_of_data_and_seed(predictor: Any, request: pytest.FixtureRequest) -> None:
@@ -42,9 +53,9 @@ def test_a_fit_is_a_function_of_data_and_seed(predictor: Any, request: pytest.Fi
     first = predictor.fit(X, Y, 3).predict(CANDIDATES)
     again = predictor.fit(X.copy(), Y.copy(), 3).predict(CANDIDATES.copy())
     other = predictor.fit(X, Y, 4).predict(CANDIDATES)
-    np.testing.assert_array_equal(first.members, again.members)
-    assert (np.abs(first.members - other.members).max() > 1e-6) == (request.node.callspec.params["predictor"] not in WITHOUT_CHANCE)
-    assert first.members.shape[1:] == (12,)
+    np.testing.assert_array_equal(moments(first), moments(again))
+    assert (np.abs(moments(first) - moments(other)).max() > 1e-6) == (request.node.callspec.params["predictor"] not in WITHOUT_CHANCE)
+    assert moments(first).shape[1:] == (12,)
     assert torch.equal(state[0], torch.random.get_rng_state())  # nothing global is drawn from
     np.testing.assert_array_equal(state[1], np.random.get_state()[1])  # type: ignore[index]
 
@@ -52,23 +63,24 @@ def test_a_fit_is_a_function_of_data_and_seed(predictor: Any, request: pytest.Fi
 def test_arguments_are_not_changed(predictor: Any) -> None:
     x, y, candidates = X.copy(), Y.copy(), CANDIDATES.copy()
     fitted = predictor.fit(x, y, 0)
-    first = fitted.predict(candidates).members
-    np.testing.assert_array_equal(fitted.predict(candidates).members, first)
+    first = moments(fitted.predict(candidates))
+    np.testing.assert_array_equal(moments(fitted.predict(candidates)), first)
     np.testing.assert_array_equal(x, X)
     np.testing.assert_array_equal(y, Y)
     np.testing.assert_array_equal(candidates, CANDIDATES)
 
 
 def test_an_affine_change_of_the_targets_changes_predictions_alike(predictor: Any) -> None:
-    plain = predictor.fit(X, Y, 0).predict(CANDIDATES).members
-    changed = predictor.fit(X, 0.004 * Y + 0.9, 0).predict(CANDIDATES).members
-    np.testing.assert_allclose((changed - 0.9) / 0.004, plain, atol=5e-3)
+    plain = predictor.fit(X, Y, 0).predict(CANDIDATES)
+    changed = predictor.fit(X, 0.004 * Y + 0.9, 0).predict(CANDIDATES)
+    np.testing.assert_allclose((changed.mean - 0.9) / 0.004, plain.mean, atol=5e-3)
+    np.testing.assert_allclose(changed.std / 0.004, plain.std, atol=5e-3)
 
 
 def test_a_change_of_units_of_the_inputs_changes_nothing(predictor: Any) -> None:
     scale, shift = np.array([1, 8, 0.25, 2, 16], dtype=np.float32), np.float32(3)
-    plain = predictor.fit(X, Y, 0).predict(CANDIDATES).members
-    changed = predictor.fit(X * scale + shift, Y, 0).predict(CANDIDATES * scale + shift).members
+    plain = moments(predictor.fit(X, Y, 0).predict(CANDIDATES))
+    changed = moments(predictor.fit(X * scale + shift, Y, 0).predict(CANDIDATES * scale + shift))
     np.testing.assert_allclose(changed, plain, atol=5e-3)
 
 
@@ -87,7 +99,7 @@ def test_equal_weights_change_nothing_and_a_small_weight_makes_a_feature_count_l
 
 def test_one_observation(predictor: Any) -> None:
     prediction = predictor.fit(X[:1], Y[:1], 0).predict(CANDIDATES)
-    assert np.isfinite(prediction.members).all()
+    assert np.isfinite(moments(prediction)).all()
     np.testing.assert_allclose(predictor.fit(X[:1], Y[:1], 0).predict(X[:1]).mean, Y[:1], atol=0.5)
 
 
@@ -95,8 +107,8 @@ def test_constant_targets_and_inputs(predictor: Any) -> None:
     constant = predictor.fit(X, np.full(30, 0.7), 0).predict(X)
     np.testing.assert_allclose(constant.mean, 0.7, atol=0.3)
     frozen = predictor.fit(np.ones((4, 3), dtype=np.float32), np.array([1.0, 2.0, 3.0, 4.0]), 0).predict(np.ones((2, 3), dtype=np.float32))
-    assert np.isfinite(frozen.members).all()
-    np.testing.assert_array_equal(frozen.members[:, 0], frozen.members[:, 1])
+    assert np.isfinite(moments(frozen)).all()
+    np.testing.assert_array_equal(moments(frozen)[:, 0], moments(frozen)[:, 1])
 
 
 @pytest.mark.parametrize(
@@ -128,7 +140,7 @@ def test_it_learns_a_simple_function(name: str) -> None:
     rng = np.random.default_rng(5)
     bits = rng.integers(2, size=(260, 10)).astype(np.float32)
     values = bits @ np.arange(1.0, 11.0) + 4 * bits[:, 0] * bits[:, 1]
-    prediction = make_predictor(name).fit(bits[:60], values[:60], 0).predict(bits[60:])
+    prediction = make(PREDICTORS, name, {}, "predictor").fit(bits[:60], values[:60], 0).predict(bits[60:])
     correlation = spearman(prediction.mean, values[60:])
     assert correlation is not None
     assert correlation > 0.9
@@ -136,12 +148,12 @@ def test_it_learns_a_simple_function(name: str) -> None:
 
 
 def test_mean_and_deviation_of_a_prediction() -> None:
-    prediction = Prediction(np.array([[1.0, 2.0, 3.0], [3.0, 2.0, 7.0]]))
+    prediction = EnsemblePrediction(np.array([[1.0, 2.0, 3.0], [3.0, 2.0, 7.0]]))
     assert prediction.mean.tolist() == [2.0, 2.0, 5.0]
     assert prediction.std.tolist() == [1.0, 0.0, 2.0]  # divisor k
     for members in (np.zeros(3), np.zeros((0, 3)), np.zeros((1, 2, 3))):
         with pytest.raises(ShapeError, match="shape"):
-            Prediction(members)
+            EnsemblePrediction(members)
 
 
 # -- the batched ensemble beside one network after the other ---------------------------------------------------------------
@@ -235,6 +247,55 @@ def test_settings_that_make_no_sense_are_refused(options: dict[str, Any]) -> Non
 def test_an_unknown_predictor() -> None:
     with pytest.raises(UnknownNameError, match="did you mean 'mlp'"):
         make_predictor("mpl")
+
+
+# -- predictors see architectures, predictions are distributions ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", PREDICTORS)
+def test_a_model_on_vectors_sees_architectures_by_their_encoding(name: str) -> None:
+    space, rng = make_space("nasbench201"), np.random.default_rng(0)
+    archs, encoding = random_archs(space, (), rng, 40), "path+scalars"
+    targets = np.array([arch.id.count("nor_conv") for arch in archs], dtype=np.float64)
+    fitted = make_predictor(name, QUICK.get(name), encoding).fit(space, archs[:30], targets[:30], 1)
+    vectors, weights = encode(encoding, space, archs), feature_weights(encoding, space)
+    plain = make(PREDICTORS, name, QUICK.get(name), "predictor").fit(vectors[:30], targets[:30], 1, weights).predict(vectors[30:])
+    np.testing.assert_array_equal(moments(fitted.predict(archs[30:])), moments(plain))
+    shuffled = fitted.predict([archs[39], archs[0], archs[31]])  # what it has seen before, and what it has not
+    np.testing.assert_allclose(shuffled.mean[[0, 2]], plain.mean[[9, 1]], rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", PREDICTORS)
+def test_samples_have_the_mean_and_the_deviation_of_the_prediction(name: str) -> None:
+    prediction = make(PREDICTORS, name, QUICK.get(name), "predictor").fit(X, Y, 0).predict(CANDIDATES)
+    for wide, factor in ((prediction, 1.0), (prediction.widened(3.0), 3.0)):
+        np.testing.assert_allclose(wide.mean, prediction.mean, atol=1e-9)
+        np.testing.assert_allclose(wide.std, factor * prediction.std, rtol=1e-6)
+        drawn = wide.sample(20_000, np.random.default_rng(0))
+        assert drawn.shape == (20_000, 12)
+        np.testing.assert_allclose(drawn.mean(axis=0), wide.mean, atol=0.05 * factor)
+        np.testing.assert_allclose(drawn.std(axis=0), wide.std, rtol=0.05, atol=1e-3)
+
+
+def test_a_gaussian_process_draws_from_its_joint_posterior() -> None:
+    fitted = make(PREDICTORS, "gp", {}, "predictor").fit(X, Y, 0)
+    near = np.concatenate([CANDIDATES[:1], CANDIDATES[:1] + 1e-3, CANDIDATES[5:6]]).astype(np.float32)
+    prediction = fitted.predict(near)
+    drawn = prediction.sample(4000, np.random.default_rng(0))
+    correlation = np.corrcoef(drawn.T)
+    assert correlation[0, 1] > 0.99  # neighbours rise and fall together
+    assert abs(correlation[0, 2]) < 0.9
+    assert len(np.unique(drawn[:, 0])) == 4000  # not two members, of which a coin chooses
+    covariance = prediction.covariance()
+    np.testing.assert_allclose(np.sqrt(covariance.diagonal()), prediction.std, rtol=1e-5, atol=1e-8)
+    assert {round(float(score), 9) for score in ACQUISITIONS["ts"](prediction, 0.0, np.random.default_rng(1))} != {
+        round(float(score), 9) for score in ACQUISITIONS["ts"](prediction, 0.0, np.random.default_rng(2))
+    }
+
+
+def test_what_is_no_predictor_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"must have a method fit\(space, archs, targets, seed\)"):
+        make_predictor("collections:Counter")
 
 
 # -- targets and ranks ---------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Names of spaces, searchers, encodings, ..., and the options that they take."""
 
 import sys
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from raynas.errors import ConfigError, RaynasError, UnknownNameError
 from raynas.model.encodings import ENCODINGS
 from raynas.model.predictors import PREDICTORS, make_predictor
-from raynas.registry import check_options, keywords, resolve, unknown
+from raynas.registry import check_options, keywords, make, resolve, unknown
 from raynas.spaces import SPACES, make_space
 from searchers import SEARCHERS
 from trainables import TRAINABLES
@@ -76,6 +77,46 @@ def test_unknown_names_are_told_in_one_line(name: str, message: str) -> None:
     with pytest.raises(UnknownNameError) as caught:
         resolve({"bananas": Base, "random": Base}, name, "thing")
     assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("1 / 0", "thing 'a_broken_module:X' cannot be imported: ZeroDivisionError: division by zero"),
+        ("def f(:", "thing 'a_broken_module:X' cannot be imported: SyntaxError: invalid syntax (a_broken_module.py, line 1)"),
+        ("import no_such_module", "thing 'a_broken_module:X' cannot be imported: No module named 'no_such_module'"),
+        ("raise SystemExit(3)", "thing 'a_broken_module:X' cannot be imported: SystemExit: 3"),
+        ("raise OSError('one\\ntwo')", "thing 'a_broken_module:X' cannot be imported: OSError: one two"),
+    ],
+)
+def test_a_module_that_raises_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str, message: str) -> None:
+    (tmp_path / "a_broken_module.py").write_text(content)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UnknownNameError) as caught:
+        resolve({}, "a_broken_module:X", "thing")
+    assert str(caught.value) == message
+
+
+class Unfinished(ABC):
+    @abstractmethod
+    def one(self) -> None: ...
+
+    @abstractmethod
+    def another(self) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        (Unfinished, "thing 'x' is unfinished: it must define another, one"),
+        (Closed, "thing 'x' cannot be made with the options {}: TypeError: .*missing 1 required positional argument: 'depth'"),
+        (3, "thing 'x' is of type int, but must be a class or a function"),
+    ],
+)
+def test_what_nothing_can_be_made_of(entry: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        make({"x": entry}, "x", {}, "thing")
     assert "\n" not in str(caught.value)
 
 

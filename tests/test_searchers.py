@@ -8,8 +8,9 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -22,18 +23,25 @@ from searcher_contract import Make, SearcherContract, ToySpace, accuracy, comple
 from raynas.arch import Arch
 from raynas.errors import ConfigError, OutOfSpaceError, ResumeError, UnknownNameError
 from raynas.history import History
-from raynas.registry import resolve
 from raynas.spaces import SearchSpace
-from searchers import SEARCHERS, ArchSearcher, BananasSearch, Proposal, RandomSearch, RegularizedEvolutionSearch
+from searchers import (
+    SEARCHERS,
+    BananasSearch,
+    Method,
+    Proposal,
+    RandomSearch,
+    RegularizedEvolutionSearch,
+    TuneSearcher,
+)
 
 _QUICK: dict[str, Any] = {"pool": 40, "predictor_options": {"members": 2, "layers": 2, "width": 8, "epochs": 3}}
 OPTIONS: dict[str, dict[str, Any]] = {"bananas": _QUICK, "bananas-paper": _QUICK}  # settings that make a method quick
-ADMITTED = [(name, fitting) for name in SEARCHERS for fitting in ("inline", "thread")]
+PROPOSING = [name for name, method in SEARCHERS.items() if not isinstance(method, str)]  # the others are trials
+ADMITTED = [(name, fitting) for name in PROPOSING for fitting in ("inline", "thread")]
 
 
-def make_searcher(name: str, space: SearchSpace | str = "nasbench201", **options: Any) -> ArchSearcher:
-    made: ArchSearcher = resolve(SEARCHERS, name, "searcher")(space, **OPTIONS.get(name, {}) | options)
-    return made
+def make_searcher(name: str, space: SearchSpace | str = "nasbench201", **options: Any) -> TuneSearcher:
+    return type(name, (TuneSearcher,), {"of": SEARCHERS[name]})(space, **OPTIONS.get(name, {}) | options)
 
 
 class TestContract(SearcherContract):
@@ -47,7 +55,7 @@ class TestContract(SearcherContract):
 
 def sequences(fitting: str) -> dict[str, list[str]]:
     """What each searcher suggests with seed 7: computed in two processes and compared."""
-    return {name: ids(drive(make_searcher(name, seed=7, fitting=fitting))) for name in SEARCHERS}
+    return {name: ids(drive(make_searcher(name, seed=7, fitting=fitting))) for name in PROPOSING}
 
 
 def test_the_same_suggestions_in_another_process() -> None:
@@ -61,7 +69,7 @@ def test_the_same_suggestions_in_another_process() -> None:
 
 
 def test_wrong_settings_are_told() -> None:
-    wrong: list[dict[str, Any]] = [{"num_initial": 0}, {"refit_every": 0}, {"fitting": "process"}, {"mode": "maximum"}]
+    wrong: list[dict[str, Any]] = [{"num_initial": 0}, {"refit_every": 0}, {"fitting": "fork"}, {"mode": "maximum"}]
     for options in [*wrong, {"population": 0}, {"tournament": 0}]:
         with pytest.raises(ConfigError, match=next(iter(options))):
             RegularizedEvolutionSearch(**options)
@@ -79,7 +87,7 @@ def test_results_from_elsewhere() -> None:
     assert [observed[w].status for w in [*words, "ac"]] == ["finished", "failed", "failed", "stopped", "finished"]
     assert observed["aa"].curve == ((8.0, 0.9),)
     assert observed["ac"].curve == ((1.0, 0.1), (2.0, 0.5))
-    searcher.wait()
+    searcher.engine.wait()
     assert not {*words, "ac"} & set(ids([suggest(searcher, f"t{i}") for i in range(4)]))
 
 
@@ -108,83 +116,90 @@ def test_a_suggestion_belongs_to_the_caller() -> None:
 # -- fitting beside the control loop ---------------------------------------------------------------------------------------
 
 
-class Gated(ArchSearcher):
+@dataclass(frozen=True, kw_only=True)
+class Gated(Method):
     """Its fit waits for a gate to open, then proposes the words that begin with `c`."""
 
-    learns = True
+    began: threading.Event = field(default_factory=threading.Event)
+    gate: threading.Event = field(default_factory=threading.Event)
+    fits: list[tuple[int, str]] = field(default_factory=list)  # how many were observed, and where it was fitted
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self.began, self.gate, self.fits = threading.Event(), threading.Event(), list[tuple[int, str]]()
+    learns: ClassVar[bool] = True
 
-    def propose(self, history: History, rng: np.random.Generator, count: int) -> Proposal:
+    def propose(self, space: SearchSpace, history: History, rng: np.random.Generator, count: int) -> Proposal:
         self.fits.append((len(history.observed), threading.current_thread().name))
         self.began.set()
         assert self.gate.wait(timeout=60)
         words = [f"c{rest}" for rest in ("aaa", "aab", "aac", "aba")]
         return Proposal([ToySpace(4).make(word) for word in words], [0.5, 0.5, 0.25, 0.25])
 
-    def stopgap(self, history: History, rng: np.random.Generator) -> Arch | None:
+    def stopgap(self, space: SearchSpace, history: History, rng: np.random.Generator) -> Arch | None:
         words = (f"b{rest}" for rest in ("aaa", "aab", "aac", "aba", "abb", "abc"))
         return next(ToySpace(4).make(word) for word in words if word not in history)
 
 
+def gated_searcher(**options: Any) -> tuple[TuneSearcher, Gated]:
+    method = Gated(num_initial=2, refit_every=2, refit_share=1.0)
+    return TuneSearcher(ToySpace(4), method=method, fitting="thread", **options), method
+
+
 @pytest.fixture
-def gated() -> Iterator[Gated]:
-    searcher = Gated(
-        ToySpace(4), num_initial=2, refit_every=2, refit_share=1.0, points_to_evaluate=[{"word": word} for word in ("aaaa", "aaab", "aaac")]
-    )
-    yield searcher
-    searcher.gate.set()  # lets the thread end
-    searcher.wait()
+def gated() -> Iterator[tuple[TuneSearcher, Gated]]:
+    searcher, method = gated_searcher(points_to_evaluate=[{"word": word} for word in ("aaaa", "aaab", "aaac")])
+    yield searcher, method
+    method.gate.set()  # lets the thread end
+    searcher.engine.wait()
 
 
-def begin(searcher: Gated) -> None:
+def begin(searcher: TuneSearcher, method: Gated) -> None:
     """Ends the initial design; a fit is running afterwards, and one trial is live."""
     for i in range(3):
         suggest(searcher, f"t{i}")
     for i in range(2):
         searcher.on_trial_complete(trial_id=f"t{i}", result={"valid_accuracy": 0.5, "epoch": 1})
-    assert searcher.began.wait(timeout=60)
+    assert method.began.wait(timeout=60)
 
 
-def test_suggestions_do_not_wait_for_a_fit(gated: Gated) -> None:
-    begin(gated)
-    served = [suggest(gated, f"u{i}")["arch"]["id"] for i in range(3)]  # the gate is closed: waiting would never end
+def test_suggestions_do_not_wait_for_a_fit(gated: tuple[TuneSearcher, Gated]) -> None:
+    searcher, method = gated
+    begin(searcher, method)
+    served = [suggest(searcher, f"u{i}")["arch"]["id"] for i in range(3)]  # the gate is closed: waiting would never end
     assert served == ["baaa", "baab", "baac"]
-    gated.on_trial_complete(trial_id="u0", result={"valid_accuracy": 0.1, "epoch": 1})
-    assert gated.refits == []
-    assert len(gated.fits) == 1  # one fit at a time
-    assert gated.fits[0][1] != threading.current_thread().name
-    gated.gate.set()
-    gated.wait()
-    assert [suggest(gated, f"v{i}")["arch"]["id"] for i in range(2)] == ["caaa", "caab"]  # what the fit proposed
-    assert [refit.observations for refit in gated.refits] == [1]
+    searcher.on_trial_complete(trial_id="u0", result={"valid_accuracy": 0.1, "epoch": 1})
+    assert searcher.refits == []
+    assert len(method.fits) == 1  # one fit at a time
+    assert method.fits[0][1] != threading.current_thread().name
+    method.gate.set()
+    searcher.engine.wait()
+    assert [suggest(searcher, f"v{i}")["arch"]["id"] for i in range(2)] == ["caaa", "caab"]  # what the fit proposed
+    assert [refit.observations for refit in searcher.refits] == [1]
 
 
-def test_what_came_meanwhile_is_learned_by_the_next_fit(gated: Gated) -> None:
-    begin(gated)
-    gated.on_trial_complete(trial_id="t2", result={"valid_accuracy": 0.5, "epoch": 1})
-    gated.gate.set()
-    gated.wait()
+def test_what_came_meanwhile_is_learned_by_the_next_fit(gated: tuple[TuneSearcher, Gated]) -> None:
+    searcher, method = gated
+    begin(searcher, method)
+    searcher.on_trial_complete(trial_id="t2", result={"valid_accuracy": 0.5, "epoch": 1})
+    method.gate.set()
+    searcher.engine.wait()
     for i, (word, value) in enumerate([("caaa", 0.9), ("caab", 0.4)]):
-        assert suggest(gated, f"v{i}")["arch"]["id"] == word
-        complete(gated, f"v{i}", value)
-        complete(gated, f"v{i}", 0.1)  # a second end changes nothing
-    assert [observed for observed, _ in gated.fits] == [1, 3, 5]  # two or more new results each
-    assert [refit.compared for refit in gated.refits] == [0, 0, 2]
-    assert gated.refits[-1].mae == pytest.approx((0.4 + 0.1) / 2)  # both were expected to reach 0.5
+        assert suggest(searcher, f"v{i}")["arch"]["id"] == word
+        complete(searcher, f"v{i}", value)
+        complete(searcher, f"v{i}", 0.1)  # a second end changes nothing
+    assert [observed for observed, _ in method.fits] == [1, 3, 5]  # two or more new results each
+    assert [refit.compared for refit in searcher.refits] == [0, 0, 2]
+    assert searcher.refits[-1].mae == pytest.approx((0.4 + 0.1) / 2)  # both were expected to reach 0.5
 
 
-def test_a_fit_that_runs_when_the_state_is_saved_is_made_up_for(gated: Gated, tmp_path: Path) -> None:
-    begin(gated)
-    gated.save(checkpoint_path=str(tmp_path / "state"))
-    restored = Gated(ToySpace(4), num_initial=2, refit_every=2, refit_share=1.0)
-    restored.gate.set()
+def test_a_fit_that_runs_when_the_state_is_saved_is_made_up_for(gated: tuple[TuneSearcher, Gated], tmp_path: Path) -> None:
+    searcher, method = gated
+    begin(searcher, method)
+    searcher.save(checkpoint_path=str(tmp_path / "state"))
+    restored, other = gated_searcher()
+    other.gate.set()
     restored.restore(checkpoint_path=str(tmp_path / "state"))
     suggest(restored, "u0")
-    restored.wait()
-    assert [observed for observed, _ in restored.fits] == [2]
+    restored.engine.wait()
+    assert [observed for observed, _ in other.fits] == [2]
     assert suggest(restored, "u1")["arch"]["id"] == "caaa"
     assert set(restored.history.pending) == {"aaac", "baaa", "caaa"}
 
@@ -203,15 +218,15 @@ def test_a_young_search_refits_more_often() -> None:
 def test_a_searcher_without_a_model_has_no_thread() -> None:
     searcher = make_searcher("random", fitting="thread")
     drive(searcher, 14)
-    assert not searcher.threaded
+    assert searcher.engine.fitting == "inline"
     assert searcher.refits == []
-    assert searcher._executor is None
+    assert searcher.engine._beside is None
 
 
 # -- BANANAS ---------------------------------------------------------------------------------------------------------------
 
 
-def letters(searcher: ArchSearcher, trials: int) -> list[float]:
+def letters(searcher: TuneSearcher, trials: int) -> list[float]:
     """The values of the words that are tried one after the other."""
     values = []
     for i in range(trials):
@@ -242,9 +257,10 @@ def test_bananas_proposes_the_best_of_the_pool() -> None:
     searcher = BananasSearch(ToySpace(4), encoding="path", acquisition="mean", pool=81, random_share=0.5, fitting="inline")
     history = History()
     for arch in list(ToySpace(4).enumerate() or ())[::2]:
-        searcher.observe(arch, "finished", [(1, arch.id.count("a") / 4)])
+        searcher.engine.tell(arch, arch.id.count("a") / 4)
     history = searcher.history.copy()
-    proposal = searcher.propose(history, np.random.default_rng(0), 5)
+    space, method = searcher.engine.space, searcher.engine.method
+    proposal = method.propose(space, history, np.random.default_rng(0), 5)
     assert len(proposal.archs) == len(proposal.expected) == 5
     assert not {arch.id for arch in proposal.archs} & set(history.observed)
     expected = [value for value in proposal.expected if value is not None]
@@ -253,7 +269,7 @@ def test_bananas_proposes_the_best_of_the_pool() -> None:
         assert value == pytest.approx(arch.id.count("a") / 4, abs=0.15)  # in the units of the metric
         assert arch.id.count("a") >= 2
     assert history.to_json() == searcher.history.to_json()  # a proposal changes nothing
-    again = searcher.propose(history, np.random.default_rng(0), 5)
+    again = method.propose(space, history, np.random.default_rng(0), 5)
     assert again == proposal
 
 
@@ -289,8 +305,8 @@ def distance(first: str, second: str) -> int:
 def test_the_parent_is_the_best_of_a_tournament() -> None:
     searcher = RegularizedEvolutionSearch(ToySpace(6), population=5, tournament=100)
     for i, word in enumerate(["aaaaab", "bcbcbc", "cccccc", "bbbbbb", "ccbbcc", "cbcbcb"]):
-        searcher.observe(ToySpace(6).make(word), "finished", [(1, 1.0 if i == 0 else 0.9 if word == "bbbbbb" else 0.1 * i)])
-    children = searcher.propose(searcher.history, np.random.default_rng(0), 8).archs
+        searcher.engine.tell(ToySpace(6).make(word), 1.0 if i == 0 else 0.9 if word == "bbbbbb" else 0.1 * i)
+    children = searcher.engine.method.propose(ToySpace(6), searcher.history, np.random.default_rng(0), 8).archs
     # The best of all, "aaaaab", is the sixth-last and so too old; of the youngest five "bbbbbb" wins whenever it is drawn.
     assert [distance(child.id, "bbbbbb") for child in children] == [1] * 8
     assert len({child.id for child in children}) == 8
@@ -299,9 +315,9 @@ def test_the_parent_is_the_best_of_a_tournament() -> None:
 def test_a_tournament_of_one_selects_nothing() -> None:
     searcher = RegularizedEvolutionSearch(ToySpace(6), population=2, tournament=1)
     for word, value in (("aaaaaa", 0.9), ("bbbbbb", 0.1), ("cccccc", 0.5)):
-        searcher.observe(ToySpace(6).make(word), "finished", [(1, value)])
+        searcher.engine.tell(ToySpace(6).make(word), value)
     rng = np.random.default_rng(0)
-    children = [searcher.propose(searcher.history, rng, 1).archs[0].id for _ in range(40)]
+    children = [searcher.engine.method.propose(ToySpace(6), searcher.history, rng, 1).archs[0].id for _ in range(40)]
     parents = {parent for child in children for parent in ("aaaaaa", "bbbbbb", "cccccc") if distance(child, parent) == 1}
     assert parents == {"bbbbbb", "cccccc"}  # each of the population, whatever its value
 

@@ -13,7 +13,7 @@ from raynas.run.schedulers import make_scheduler
 from raynas.simulate import Simulation
 from raynas.spaces import make_space
 from raynas.tables import Table, open_table
-from searchers import SEARCHERS, ArchSearcher, RandomSearch
+from searchers import SEARCHERS, Engine, Random, make_engine
 
 BUDGETS = (4, 12, 36, 108)
 
@@ -32,17 +32,19 @@ def table() -> Table:
     )
 
 
-def searcher(name: str, seed: int = 0) -> ArchSearcher:
+PROPOSING = [name for name, method in SEARCHERS.items() if not isinstance(method, str)]  # the others are trials
+
+
+def engine(name: str, seed: int = 0) -> Engine:
     options = {"pool": 50, "predictor_options": {"epochs": 5}} if name.startswith("bananas") else {}
-    made: ArchSearcher = SEARCHERS[name](make_space("nasbench201"), seed=seed, max_epochs=108, fitting="inline", **options)
-    return made
+    return make_engine(name, make_space("nasbench201"), options, seed=seed, max_budget=108)
 
 
-@pytest.mark.parametrize("name", SEARCHERS)
+@pytest.mark.parametrize("name", PROPOSING)
 @pytest.mark.parametrize("scheduler", ["fifo", "asha", "hyperband", "median"])
 def test_every_searcher_runs_with_every_scheduler(name: str, scheduler: str, table: Table) -> None:
     made = make_scheduler(scheduler, "valid_accuracy", "max", 108)
-    ended = Simulation(searcher(name), table, 40, workers=4, scheduler=made, failure_rate=0.3, straggler_rate=0.2).run()
+    ended = Simulation(engine(name), table, 40, workers=4, scheduler=made, failure_rate=0.3, straggler_rate=0.2).run()
     assert len({result.arch_id for result in ended}) == len(ended) == 40
     assert any(result.status == "failed" for result in ended)
     assert [result.ended for result in ended] == sorted(result.ended for result in ended)
@@ -57,7 +59,7 @@ def test_every_searcher_runs_with_every_scheduler(name: str, scheduler: str, tab
 
 def test_hyperband_stops_what_is_worse(table: Table) -> None:
     scheduler = make_scheduler("hyperband", "valid_accuracy", "max", 108)
-    ended = Simulation(searcher("random"), table, 100, workers=20, scheduler=scheduler).run()
+    ended = Simulation(engine("random"), table, 100, workers=20, scheduler=scheduler).run()
     assert len(ended) == 100
     stopped = [result for result in ended if result.status == "stopped"]
     assert len(stopped) > 10
@@ -69,10 +71,10 @@ def test_hyperband_stops_what_is_worse(table: Table) -> None:
 
 
 def test_the_clock_is_the_tables(table: Table) -> None:
-    one = Simulation(RandomSearch(make_space("nasbench201"), max_epochs=108), table, 20, workers=1)
+    one = Simulation(Engine(Random(), max_budget=108), table, 20, workers=1)
     seconds = [table.query(result.arch_id).train_seconds for result in one.run()]
     assert one.now == pytest.approx(sum(s for s in seconds if s is not None))
-    many = Simulation(RandomSearch(make_space("nasbench201"), max_epochs=108), table, 20, workers=20)
+    many = Simulation(Engine(Random(), max_budget=108), table, 20, workers=20)
     seconds = [table.query(result.arch_id).train_seconds for result in many.run()]
     assert [result.ended for result in many.results] == pytest.approx(seconds)  # they all began at 0, and come in as they end
     assert many.now == max(result.ended for result in many.results)
@@ -80,8 +82,7 @@ def test_the_clock_is_the_tables(table: Table) -> None:
 
 def test_stragglers_take_longer(table: Table) -> None:
     quick, slow = (
-        Simulation(RandomSearch(make_space("nasbench201"), max_epochs=108), table, 10, straggler_rate=rate, straggler_factor=5.0)
-        for rate in (0.0, 1.0)
+        Simulation(Engine(Random(), max_budget=108), table, 10, straggler_rate=rate, straggler_factor=5.0) for rate in (0.0, 1.0)
     )
     quick.run()
     slow.run()
@@ -90,7 +91,7 @@ def test_stragglers_take_longer(table: Table) -> None:
 
 def test_a_run_is_a_function_of_its_seed(table: Table) -> None:
     first, again, other = (
-        [result.arch_id for result in Simulation(searcher("bananas", seed), table, 30, workers=3).run()] for seed in (1, 1, 2)
+        [result.arch_id for result in Simulation(engine("bananas", seed), table, 30, workers=3).run()] for seed in (1, 1, 2)
     )
     assert first == again
     assert first != other
@@ -105,7 +106,7 @@ def test_ray_and_the_simulation_propose_the_same_architectures(tmp_path: Path) -
     assert done.returncode == 0, done.stderr
     on_ray = [row["arch_id"] for row in results.read(str(tmp_path / "run")).trials.to_pylist()]
     real = open_table(None, "nasbench201", "cifar10")
-    same = SEARCHERS["bananas"](make_space("nasbench201"), seed=5, max_epochs=200, fitting="inline", pool=50)
+    same = make_engine("bananas", make_space("nasbench201"), {"pool": 50}, seed=5, max_budget=200)
     assert [result.arch_id for result in Simulation(same, real, 30).run()] == on_ray
 
 

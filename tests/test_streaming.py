@@ -50,7 +50,7 @@ def streamed(folder: Path, monkeypatch: pytest.MonkeyPatch, **options: Any) -> D
 def trainer(data: Data, **options: Any) -> Trainer:
     space = make_space("nasbench201")
     arch: Arch = space.sample(np.random.default_rng(1))
-    return Trainer(arch, data, make_recipe("quick", "nasbench201"), CPU, 0, epochs=2, batch_size=16, **options)
+    return Trainer(space, arch, data, make_recipe("quick", space), CPU, 0, epochs=2, batch_size=16, **options)
 
 
 def same(a: Trainer, b: Trainer) -> bool:
@@ -96,7 +96,7 @@ def test_of_a_share_only_its_images_are_read(folder: Path, monkeypatch: pytest.M
         ((images, labels),) = parts.batches([chosen], (rank, 2))
         read = images.flatten(1).any(1)
         assert read.tolist() == [(i < 3) == (rank == 0) for i in range(5)]  # tensor_split: 3 and 2
-        assert torch.equal(images[read], whole.images[:5][read])
+        assert torch.equal(images[read], next(whole.batches([chosen]))[0][read])
         assert torch.equal(labels, whole.labels[:5])
 
 

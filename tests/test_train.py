@@ -13,14 +13,17 @@ from typing import Any
 
 import pytest
 import torch
+from pyarrow.fs import FileSelector
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
 from raynas import train
 from raynas.cli import BAD_USAGE, DONE, INTERRUPTED
 from raynas.errors import ConfigError, OutOfSpaceError, ResultsError, ResumeError, UnknownNameError
-from raynas.spaces import make_space
-from trainables.learning.data import Data, load
+from raynas.spaces import make_space, published
+from raynas.storage import filesystem, read_json
+from trainables.learning import trainer as module
+from trainables.learning.data import Data, Split, load
 from trainables.learning.networks import make_network
 from trainables.learning.recipes import RECIPES, make_recipe
 from trainables.learning.rmsprop import TensorFlowRMSprop
@@ -47,8 +50,9 @@ def digits() -> Data:
 
 
 def trainer(data: Data, arch: str = STRING, seed: int = 0, **options: Any) -> Trainer:
-    read = train.read_arch(arch)
-    return Trainer(read, data, make_recipe("quick", read.space), CPU, seed, **options)
+    subject, _ = train.read_subject(arch)
+    space = subject.make_space()
+    return Trainer(space, subject.arch, data, make_recipe("quick", space), CPU, seed, **options)
 
 
 def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
@@ -133,10 +137,9 @@ def test_ctrl_c_prints_how_to_go_on(tmp_path: Path, capsys: pytest.CaptureFixtur
     ],
 )
 def test_published_architectures_have_names(name: str, parameters: int, capsys: pytest.CaptureFixture[str]) -> None:
-    arch = train.read_arch(name)
-    assert make_space(arch.space, train.SPACE_OPTIONS.get(arch.space)).cost(arch).parameters == parameters
-    assert train.PUBLISHED.keys() >= {name}
-    assert "https://arxiv.org/abs/" in train.PUBLISHED[name].source
+    subject, _ = train.read_subject(name)
+    assert subject.make_space().cost(subject.arch).parameters == parameters
+    assert "https://arxiv.org/abs/" in published()[name].source
     with pytest.raises(SystemExit):
         run("--help")
     assert f"  {name} " in capsys.readouterr().out
@@ -146,19 +149,80 @@ def test_architectures_are_read_from_what_a_search_leaves(tmp_path: Path) -> Non
     arch = make_space("nasbench201").from_config({"arch": STRING})
     (tmp_path / "best.json").write_text(json.dumps({"arch": arch.to_config(), "valid_accuracy": 0.9}))
     for text in (str(tmp_path / "best.json"), str(tmp_path), f"file://{tmp_path}/best.json", STRING, json.dumps(arch.to_config())):
-        assert train.read_arch(text) == arch
-    assert network_cost(make_network(train.read_arch("inception-like"), 10), 3, 32)[0] == 2_694_282  # as published
-    assert all(train.read_arch(name).space in ("darts", "nasbench101") for name in train.PUBLISHED)
+        subject, note = train.read_subject(text)
+        assert (subject.arch, subject.space, note) == (arch, "nasbench201", None)
+    inception = train.read_subject("inception-like")[0]
+    assert network_cost(make_network(inception.make_space(), inception.arch, 10), 3, 32)[0] == 2_694_282  # as published
+    assert all(train.read_subject(name)[0].space in ("darts", "nasbench101") for name in published())
     with pytest.raises(OutOfSpaceError):
-        train.read_arch("|nor_conv_3x3~0|")
+        train.read_subject("|nor_conv_3x3~0|")
     with pytest.raises(UnknownNameError):
-        train.read_arch("nowhere" * 100)
+        train.read_subject("nowhere" * 100)
     (tmp_path / "empty").mkdir()
     with pytest.raises(ResultsError, match=r"best\.json does not exist"):
-        train.read_arch(str(tmp_path / "empty"))
+        train.read_subject(str(tmp_path / "empty"))
+
+
+@pytest.mark.parametrize("scheme", ["memory", "file"])
+def test_a_training_on_any_storage_leaves_what_a_local_one_does(
+    scheme: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments = ("--arch", POOR, *QUICK, "--epochs", 2, "--export", "torch-export")
+    uri = f"{scheme}://{tmp_path}/away"
+    own = Trainer.train_epoch
+
+    def interrupted(self: Trainer) -> dict[str, float]:
+        if self.epoch == 1:
+            raise KeyboardInterrupt
+        return own(self)
+
+    monkeypatch.setattr(Trainer, "train_epoch", interrupted)
+    assert run(*arguments, "--out", uri) == INTERRUPTED
+    assert f"Go on with: python -m raynas.train --resume {uri}" in capsys.readouterr().out
+    monkeypatch.setattr(Trainer, "train_epoch", own)
+    assert run(*arguments, "--out", uri) == BAD_USAGE
+    assert "already holds a run" in capsys.readouterr().err
+    assert run("--resume", uri) == DONE
+    assert run(*arguments, "--out", "here") == DONE
+    files = {"config.json", "checkpoint.pt", "model.pt", "model.json", "model.pt2", "result.json", "tensorboard"}
+    assert {path.name for path in (tmp_path / "here").iterdir()} == files
+    fs, root = filesystem(uri)
+    assert {info.base_name for info in fs.get_file_info(FileSelector(root))} == files
+    assert len(fs.get_file_info(FileSelector(f"{root}/tensorboard"))) == 2  # of two sessions
+    assert equal(train.load_model(uri).state_dict(), train.load_model("here").state_dict())
+    results = [read_json(folder, "result.json") | {"train_seconds": 0} for folder in (uri, "here")]
+    assert results[0] == results[1]
+    if scheme == "memory":  # nothing of it is on this machine's disk
+        assert {path.name for path in tmp_path.iterdir()} == {"here"}
+    fs.delete_file(f"{root}/model.pt")
+    with pytest.raises(ResumeError, match=r"away/model\.pt is missing or damaged"):
+        train.load_model(uri)
+    with pytest.raises(ResultsError, match=r"nowhere/model\.json does not exist"):
+        train.load_model(f"{scheme}://{tmp_path}/nowhere")
 
 
 # The trainer
+
+
+def test_test_images_stay_where_they_are_until_they_are_needed(monkeypatch: pytest.MonkeyPatch, digits: Data) -> None:
+    moved = []
+    own = Split.to
+    monkeypatch.setattr(Split, "to", lambda self, device: moved.append(self) or own(self, device))
+    training = trainer(digits)
+    assert [split is digits.train or split is digits.valid for split in moved] == [True, True]
+    assert training._splits["test"] is digits.test
+    assert training.evaluate("test") is not None
+
+
+def test_bfloat16_that_is_emulated_is_not_used(monkeypatch: pytest.MonkeyPatch, digits: Data) -> None:
+    asked = []
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation=True: asked.append(including_emulation) or False)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert not module.has_bf16(torch.device("cpu"))
+    assert not asked
+    assert not module.has_bf16(torch.device("cuda"))
+    assert asked == [False]
 
 
 @pytest.mark.parametrize("arch", [STRING, "inception-like", "DARTS_V2"])
@@ -186,7 +250,8 @@ def test_drop_path_and_auxiliary_head_train_and_resume(digits: Data) -> None:
 
     data = replace(digits, train=enlarged(digits.train, 64), valid=enlarged(digits.valid, 0), test=enlarged(digits.test, 10), image_size=32)
     recipe = replace(RECIPES["darts-final"], networks={"darts": {"channels": 4, "layers": 3, "auxiliary": True}}, batch_size=16)
-    whole, first, second = (Trainer(train.read_arch("DARTS_V2"), data, recipe, CPU, 0, epochs=3) for _ in range(3))
+    subject, _ = train.read_subject("DARTS_V2")
+    whole, first, second = (Trainer(subject.make_space(), subject.arch, data, recipe, CPU, 0, epochs=3) for _ in range(3))
     for _ in range(3):
         whole.train_epoch()
     first.train_epoch()
@@ -222,11 +287,11 @@ def test_a_checkpoint_of_another_training_is_refused(digits: Data) -> None:
 def test_a_damaged_checkpoint_is_one_line(digits: Data, tmp_path: Path) -> None:
     (tmp_path / train.CHECKPOINT).write_bytes(b"PK damaged")
     with pytest.raises(ResumeError, match=r"checkpoint\.pt is missing or damaged") as caught:
-        train.restore(trainer(digits), tmp_path)
+        train.restore(trainer(digits), str(tmp_path))
     assert "\n" not in str(caught.value)
     torch.save([1, 2], tmp_path / train.CHECKPOINT)
     with pytest.raises(ResumeError, match="its format is None"):
-        train.restore(trainer(digits), tmp_path)
+        train.restore(trainer(digits), str(tmp_path))
 
 
 def test_divergence_is_an_error(digits: Data) -> None:
@@ -298,7 +363,7 @@ def test_the_learning_rate_is_half_a_cosine(digits: Data) -> None:
 def test_costs_of_the_published_network_are_those_of_the_space() -> None:
     space = make_space("nasbench201")
     arch = space.from_config({"arch": STRING})
-    assert network_cost(make_network(arch, 10), 3, 32)[0] == space.cost(arch).parameters
+    assert network_cost(make_network(space, arch, 10), 3, 32)[0] == space.cost(arch).parameters
 
 
 def test_rmsprop_is_the_one_of_tensorflow() -> None:
@@ -316,12 +381,6 @@ def test_rmsprop_is_the_one_of_tensorflow() -> None:
         assert w.tolist() == pytest.approx(values, rel=1e-5)
 
 
-def test_recipes_know_their_spaces() -> None:
-    assert make_recipe(None, "nasbench101").optimizer == "rmsprop"
-    assert make_recipe(None, "darts", "cifar10").epochs == 600
-    assert make_recipe(None, "darts", "digits").name == "quick"
-    with pytest.raises(ConfigError, match="no recipe trains"):
-        make_recipe(None, "own")
-    assert all(make_recipe("quick", space).name == "quick" for space in ("nasbench101", "nasbench201", "darts"))
+def test_a_device_that_is_none_is_told() -> None:
     with pytest.raises(ConfigError, match="device 'gpu'"):
         make_device("gpu")

@@ -13,6 +13,7 @@ from PIL import Image
 from raynas import train
 from raynas.cli import BAD_USAGE, DONE
 from raynas.errors import OutOfSpaceError, ResultsError, ResumeError
+from raynas.spaces import make_space
 from trainables.learning.checkpoints import dumped
 from trainables.learning.data import load
 from trainables.learning.recipes import make_recipe
@@ -33,11 +34,17 @@ def run(*arguments: object) -> int:
         ([], "--arch is missing"),
         (["--arch", "DARTS_V3", *QUICK], "unknown architecture 'DARTS_V3'; did you mean 'DARTS_V"),
         (["--arch", "{}", *QUICK], "describes no architecture"),
-        (["--arch", "{", *QUICK], "not valid JSON"),
+        (["--arch", "{", *QUICK], "JSON: Expecting property name"),
         (["--arch", STRING, "--dataset", "digit"], "unknown data set 'digit'; did you mean 'digits'"),
         (["--arch", STRING, "--dataset", "folder:nowhere"], "the folder nowhere does not exist"),
         (["--arch", STRING, "--recipe", "darts-final"], "recipe 'darts-final' does not train architectures of space 'nasbench201'; use"),
         (["--arch", STRING, "--recipe", "fast"], "unknown recipe 'fast'"),
+        (["--arch", STRING, *QUICK[:2], "--recipe", "nowhere.yaml"], "cannot read nowhere.yaml: No such file"),
+        (["--arch", STRING, *QUICK, "--set", "recipe.learning_rate=0"], "learning_rate of a recipe cannot be 0: input should be greater"),
+        (["--arch", STRING, *QUICK, "--set", "recipe.lr=0.1"], "unknown field of a recipe 'lr'"),
+        (["--arch", STRING, *QUICK, "--set", "recipe.network.depth=3"], "unknown option of the network of space 'nasbench201' 'depth'"),
+        (["--arch", STRING, *QUICK, "--set", "epoch=3"], "unknown configuration key 'epoch'; did you mean 'epochs'"),
+        (["--arch", "nowhere/best.json", *QUICK], "nowhere/best.json does not exist"),
         (["--arch", STRING, *QUICK, "--device", "cuda:99"], "the device 'cuda:99' cannot be used here"),
         (["--arch", STRING, *QUICK, "--epochs", "0"], "epochs = 0 is not allowed"),
         (["--arch", STRING, *QUICK, "--batch-size", "1"], "batch_size = 1 is not allowed"),
@@ -85,7 +92,9 @@ def complaint(capsys: pytest.CaptureFixture[str]) -> str:
 
 def test_a_checkpoint_that_does_not_fit_is_one_line_and_stays(copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     checkpoint = copy / train.CHECKPOINT
-    other = Trainer(train.read_arch(STRING), load("digits", 0), make_recipe("quick", "nasbench201"), torch.device("cpu"), 0, epochs=1)
+    space = make_space("nasbench201")
+    arch = space.from_config({"arch": STRING})
+    other = Trainer(space, arch, load("digits", 0), make_recipe("quick", space), torch.device("cpu"), 0, epochs=1)
     for content, message in (
         (dumped(other.state_dict()), "is of another training: its architecture is"),
         (checkpoint.read_bytes()[:1000], "checkpoint.pt is missing or damaged"),
@@ -121,7 +130,11 @@ def test_a_model_file_that_does_not_fit_is_an_error(copy: Path) -> None:
     described = json.loads((copy / "model.json").read_text())
     for change, error, message in (
         ({"classes": 11}, ResumeError, "not those of the network in model.json"),
-        ({"arch": train.read_arch(STRING).to_config()}, ResumeError, "not those of the network in model.json"),
+        (
+            {"arch": {"space": "nasbench201", "arch": STRING}},
+            ResumeError,
+            "not those of the network in model.json",
+        ),
         ({"arch": {"space": "nasbench201", "arch": "|none~0|"}}, OutOfSpaceError, "none~0"),
     ):
         (copy / "model.json").write_text(json.dumps(described | change))

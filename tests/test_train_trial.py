@@ -11,12 +11,14 @@ import torch
 from ray import tune
 
 from raynas import results
-from raynas.errors import ConfigError, RaynasError, ResumeError, UnknownNameError
+from raynas.errors import RaynasError, ResumeError
 from raynas.registry import resolve
 from raynas.spaces import make_space
 from trainables import TRAINABLES
-from trainables.learning.trainer import Trainer, limit_threads
-from trainables.train import TrainTrial, search_recipe
+from trainables.learning.networks import make_network
+from trainables.learning.recipes import make_recipe
+from trainables.learning.trainer import Trainer, limit_threads, network_cost
+from trainables.train import TrainTrial
 
 SPACE = make_space("nasbench201")
 STRING = "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|skip_connect~0|nor_conv_3x3~1|nor_conv_3x3~2|"
@@ -54,7 +56,12 @@ def test_a_step_is_an_epoch() -> None:
     assert second["train_loss"] < first["train_loss"]
     assert 0 <= second["valid_accuracy"] <= 1
     assert second["test_accuracy"] is None
-    assert (second["parameters"], second["flops"]) == (first["parameters"], first["flops"])
+    assert not {"parameters", "flops"} & second.keys()  # these are what the space says
+    costs = second["network_parameters"], second["network_flops"]
+    assert costs == (first["network_parameters"], first["network_flops"])
+    network = make_network(SPACE, SPACE.from_config({"arch": STRING}), 10, 8, 1, **make_recipe("quick", SPACE).networks["nasbench201"])
+    assert costs == network_cost(network, 1, 8)
+    assert [metric.name for metric in TrainTrial.metrics] == ["network_parameters", "network_flops"]
 
 
 def test_a_restored_trial_goes_on_equally(tmp_path: Path) -> None:
@@ -147,16 +154,6 @@ def test_a_plan_has_the_epochs_of_the_recipe() -> None:
     assert TrainTrial.plan(**common, max_epochs=None).max_epochs == 5
     assert TrainTrial.plan(**common, max_epochs=3).max_epochs == 3
     assert not TrainTrial.plan(**common, max_epochs=3).instant
-
-
-def test_a_search_has_its_own_recipes() -> None:
-    assert search_recipe(None, "darts").name == "darts-search"
-    assert search_recipe(None, "nasbench101", "cifar10").name == "nasbench101"
-    assert search_recipe(None, "darts", "digits").name == "quick"
-    with pytest.raises(UnknownNameError):
-        search_recipe("fast", "darts")
-    with pytest.raises(ConfigError):
-        search_recipe("darts-final", "darts")
 
 
 @pytest.mark.slow

@@ -34,9 +34,10 @@ WORKERS, EPOCHS = 2, 12
 
 
 def trainer(arch: str, **options: Any) -> Trainer:
-    read = train.read_arch(arch)
-    recipe = replace(make_recipe("quick", read.space), padding=2, flip=True, cutout=3, label_smoothing=0.1)
-    return Trainer(read, replace(load("digits", 0), mirrored=True), recipe, torch.device("cpu"), 0, **options)
+    subject, _ = train.read_subject(arch)
+    space = subject.make_space()
+    recipe = replace(make_recipe("quick", space), padding=2, flip=True, cutout=3, label_smoothing=0.1)
+    return Trainer(space, subject.arch, replace(load("digits", 0), mirrored=True), recipe, torch.device("cpu"), 0, **options)
 
 
 def first_step(arch: str) -> dict[str, Tensor]:

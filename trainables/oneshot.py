@@ -26,7 +26,7 @@ from trainables.learning.augmentation import random_crop, random_flip
 from trainables.learning.bilevel import second_order_gradients
 from trainables.learning.data import Data, load
 from trainables.learning.networks.supernet import Supernet
-from trainables.learning.splits import StreamedSplit
+from trainables.learning.splits import Split, StreamedSplit
 from trainables.learning.trainer import Normalize, TrainingError, limit_threads, make_device
 
 FORMAT = 1  # of a checkpoint
@@ -213,7 +213,7 @@ class OneShotTrial(Trainable):  # type: ignore[misc]  # ray has no types
         for indices in torch.split(order, options.batch_size):
             if len(indices) < 2:  # no batch norm of a single image
                 continue
-            batch = self._batch(self._train.images[indices], self._train.labels[indices], generator)
+            batch = self._batch(self._train, indices, generator)
             arch = self._before_step(batch, rng, generator)
             self._optimizer.zero_grad(set_to_none=True)
             loss = self._loss(batch, arch)
@@ -227,7 +227,8 @@ class OneShotTrial(Trainable):  # type: ignore[misc]  # ray has no types
             raise TrainingError(f"the supernet diverged: the loss of epoch {self._epoch + 1} is {mean}; try another seed or learning_rate")
         return mean
 
-    def _batch(self, images: Tensor, labels: Tensor, generator: torch.Generator) -> Batch:
+    def _batch(self, split: Split, indices: Tensor, generator: torch.Generator) -> Batch:
+        ((images, labels),) = split.batches([indices])
         padding = self._data.image_size // 8 if self._options.padding is None else self._options.padding
         images = random_crop(images, padding, generator) if padding else images
         images = random_flip(images, generator) if self._data.mirrored else images
@@ -239,14 +240,13 @@ class OneShotTrial(Trainable):  # type: ignore[misc]  # ray has no types
     @torch.no_grad()
     def _accuracy(self, arch: Arch | None, indices: Tensor | None = None) -> float:
         """The fraction of the validation images, of all or of those with `indices`, that a cell or the mixture classifies correctly."""
-        images, labels = self._valid.images, self._valid.labels
-        if indices is not None:
-            images, labels = images[indices], labels[indices]
+        if indices is None:
+            indices = torch.arange(len(self._valid), device=self._device)
         self._supernet.eval()
         correct = torch.zeros((), device=self._device)
-        for x, y in zip(*(torch.split(part, 2 * self._options.batch_size) for part in (images, labels)), strict=True):
+        for x, y in self._valid.batches(torch.split(indices, 2 * self._options.batch_size)):
             correct += (self._supernet(self._normalize(x), arch).argmax(1) == y).sum()
-        return float(correct) / len(labels)
+        return float(correct) / len(indices)
 
     # -- checkpoints -----------------------------------------------------------------------------------------------------
 
@@ -309,7 +309,7 @@ class DartsTrial(OneShotTrial):
         if self._epoch < self._options.warmup * self._options.epochs:
             return
         indices = torch.randperm(len(self._valid), generator=generator, device=self._device)[: self._options.batch_size]
-        valid = self._batch(self._valid.images[indices], self._valid.labels[indices], generator)
+        valid = self._batch(self._valid, indices, generator)
         if self._options.order == 2:
             losses = (lambda: self._loss(batch)), (lambda: self._loss(valid))
             gradients = second_order_gradients(*losses, self._weights, self._alphas, self._optimizer)

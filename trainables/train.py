@@ -10,28 +10,15 @@ import torch
 from ray.tune import Trainable
 
 from raynas.errors import ConfigError
+from raynas.outcome import Metric
 from raynas.spaces import make_space
 from trainables.base import Plan
 from trainables.learning.checkpoints import dumped
 from trainables.learning.data import Data, load
-from trainables.learning.networks import make_network
-from trainables.learning.recipes import SEARCH_DEFAULTS, Recipe, make_recipe
+from trainables.learning.recipes import Recipe, make_recipe
 from trainables.learning.trainer import Trainer, limit_threads, make_device
 
 _load = lru_cache(maxsize=1)(load)  # one process runs many trials
-
-
-def search_recipe(name: str | None, space: str, dataset: str | None = None) -> Recipe:
-    """The recipe `name`, or without one that for `dataset`, or else that with which the publication searches `space`.
-
-    Raises:
-        UnknownNameError: no such recipe.
-        ConfigError: it is for other spaces, or holds no validation images out.
-    """
-    recipe = make_recipe(name, space, dataset, SEARCH_DEFAULTS)
-    if not recipe.validation:
-        raise ConfigError(f"recipe {recipe.name!r} holds no validation images out, so nothing tells architectures apart in a search")
-    return recipe
 
 
 def _data(config: dict[str, Any], recipe: Recipe) -> Data:
@@ -42,15 +29,22 @@ def _data(config: dict[str, Any], recipe: Recipe) -> Data:
 class TrainTrial(Trainable):  # type: ignore[misc]  # ray has no types
     """One step trains the network of an architecture for an epoch and validates it.
 
-    Config: `arch` (the form of `Arch.to_config`), `space`, `space_options` ({}), `dataset` (see `learning.data.load`), `max_epochs`
-    (None: those of the recipe; the learning rate falls to 0 over them), `seed` (0: of the validation images and of the training, the
-    same for all trials), `recipe` (None: that of the publication, for digits `quick`), `data_dir` (None: ~/.cache/raynas), `batch_size`
-    (None: that of the recipe) and `device` ("auto"). A trial has its own working directory, so paths must be absolute.
+    Config: `arch` (the form of `Arch.to_config`), `space` (a name or module:Class), `space_options` ({}), `dataset` (see
+    `learning.data.load`), `max_epochs` (None: those of the recipe; the learning rate falls to 0 over them), `seed` (0: of the validation
+    images and of the training, the same for all trials), `recipe` (see `make_recipe`; None: that of the publication, for digits
+    `quick`), `data_dir` (None: ~/.cache/raynas), `batch_size` (None: that of the recipe) and `device` ("auto"). A trial has its own
+    working directory, so paths must be absolute.
 
     Each report has `epoch`, `valid_accuracy`, `test_accuracy` (None: a search must not see it), `train_loss`, `train_seconds` (of all
-    epochs so far), `parameters`, `flops` and `warning` (None, or a line for the user); the last one has `done`. A trial that runs out
-    of a GPU's memory repeats the epoch once with batches in two halves, whose gradients add up.
+    epochs so far), `network_parameters` and `network_flops` (of the network as it is trained, with auxiliary head and for these images;
+    `SearchSpace.cost` is that of the published one) and `warning` (None, or a line for the user); the last one has `done`. A trial that
+    runs out of a GPU's memory repeats the epoch once with batches in two halves, whose gradients add up.
     """
+
+    metrics = (
+        Metric("network_parameters", "min", "weights", low=0.0),
+        Metric("network_flops", "min", "multiply-accumulates", low=0.0),
+    )
 
     @classmethod
     def plan(
@@ -62,13 +56,13 @@ class TrainTrial(Trainable):  # type: ignore[misc]  # ray has no types
         space_options: dict[str, Any] | None = None,
         table: str | None = None,
         seed: int = 0,
-        recipe: str | None = None,
+        recipe: str | dict[str, Any] | None = None,
         data_dir: str | None = None,
         batch_size: int | None = None,
         device: str = "auto",
         **others: Any,
     ) -> Plan:
-        """Loads the data and builds one network, so that what cannot work is found before the first trial."""
+        """Loads the data and builds one network and its optimizer, so that what cannot work is found before the first trial."""
         if table is not None:
             raise ConfigError(f"a trial that trains reads no table; leave {table} out, or use the trainable 'lookup'")
         folder = dataset.removeprefix("folder:") if dataset.startswith("folder:") else None
@@ -81,17 +75,18 @@ class TrainTrial(Trainable):  # type: ignore[misc]  # ray has no types
             torch.device("cpu" if device == "auto" else device)
         except RuntimeError as error:  # whether it is there, only the machine of the trial knows
             raise ConfigError(f"there is no device {device!r}; allowed: auto, cpu, cuda, cuda:0, ...") from error
-        chosen = search_recipe(recipe, space, dataset)
+        made = make_space(space, space_options)
+        chosen = make_recipe(recipe, made, dataset, "search")
         data = _data({"dataset": dataset, "seed": seed, "data_dir": data_dir}, chosen)
-        arch = make_space(space, space_options).sample(np.random.default_rng(seed))
-        make_network(arch, data.classes, data.image_size, data.channels, **chosen.networks[space])
+        Trainer(made, made.sample(np.random.default_rng(seed)), data, chosen, torch.device("cpu"), seed)
         return Plan(chosen.epochs if max_epochs is None else max_epochs)
 
     def setup(self, config: dict[str, Any]) -> None:
         limit_threads(self.trial_resources)
         self._settings = config
-        self._recipe = search_recipe(config.get("recipe"), config["space"], config["dataset"])
-        self._arch = make_space(config["space"], config.get("space_options")).from_config(config["arch"])
+        self._space = make_space(config["space"], config.get("space_options"))
+        self._recipe = make_recipe(config.get("recipe"), self._space, config["dataset"], "search")
+        self._arch = self._space.from_config(config["arch"])
         self._warning: str | None = None  # of the next report
         self._make_trainer(micro_batches=1)
 
@@ -101,7 +96,7 @@ class TrainTrial(Trainable):  # type: ignore[misc]  # ray has no types
         torch.cuda.empty_cache()
         data, device = _data(config, self._recipe), make_device(config.get("device", "auto"))
         limits = config.get("max_epochs"), config.get("batch_size"), micro_batches
-        self._trainer = Trainer(self._arch, data, self._recipe, device, config.get("seed", 0), *limits)
+        self._trainer = Trainer(self._space, self._arch, data, self._recipe, device, config.get("seed", 0), *limits)
 
     def step(self) -> dict[str, Any]:
         before = self._saved()
@@ -127,8 +122,8 @@ class TrainTrial(Trainable):  # type: ignore[misc]  # ray has no types
             "test_accuracy": None,
             "train_loss": report["train_loss"],
             "train_seconds": trainer.train_seconds,
-            "parameters": trainer.parameters,
-            "flops": trainer.flops,
+            "network_parameters": trainer.parameters,
+            "network_flops": trainer.flops,
             "done": trainer.epoch == trainer.epochs,
             "warning": warning,
         }

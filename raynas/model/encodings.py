@@ -41,23 +41,11 @@ def kept_by_frequency(space: SearchSpace, cutoff: int | None = None) -> NDArray[
     return np.sort(np.lexsort((space.path_lengths(), -counts))[:cutoff])
 
 
-class _Same:
-    """A space as a key: the object itself, whatever it says of its equality (a dataclass may have no hash)."""
-
-    def __init__(self, space: SearchSpace) -> None:
-        self.space = space
-
-    def __hash__(self) -> int:
-        return id(self.space)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Same) and other.space is self.space
-
-
 @lru_cache(maxsize=32)
-def _columns(key: _Same, kept: Callable[[SearchSpace, int | None], NDArray[np.int64]] | None, cutoff: int | None) -> NDArray[np.int64]:
+def _columns(
+    space: SearchSpace, kept: Callable[[SearchSpace, int | None], NDArray[np.int64]] | None, cutoff: int | None
+) -> NDArray[np.int64]:
     """(P,) the column of each path, -1 where it is cut off."""
-    space = key.space
     if kept is None:
         return np.arange(space.num_paths)
     columns = np.full(space.num_paths, -1)
@@ -68,7 +56,7 @@ def _columns(key: _Same, kept: Callable[[SearchSpace, int | None], NDArray[np.in
 
 def _path_encoder(kept: Callable[[SearchSpace, int | None], NDArray[np.int64]] | None, counts: bool) -> Encoder:
     def encode_paths(space: SearchSpace, archs: Sequence[Arch], cutoff: int | None = None) -> Array:
-        columns = _columns(_Same(space), kept, cutoff)
+        columns = _columns(space, kept, cutoff)
         paths = [space.paths(arch) for arch in archs]
         rows = np.repeat(np.arange(len(archs)), [len(p) for p in paths])
         cells = columns[np.fromiter((i for p in paths for i in p), dtype=np.int64, count=len(rows))]

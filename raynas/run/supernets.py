@@ -1,4 +1,4 @@
-"""One-shot searches within a run: trainables that find architectures by themselves, which are then trained like any others.
+"""One-shot searches within a run: trials that find architectures by themselves, which are then trained like any others.
 
 Phase one runs `--trials` searches as Tune trials, with the seeds seed, seed + 1, ...; phase two trains every architecture that they
 found from scratch, each once. `oneshot.json` in the run folder holds what is known of each search: `seed, status` (running, finished
@@ -7,6 +7,7 @@ or failed), `epoch, valid_accuracy` (of the supernet), `seconds, arch, error` an
 
 import json
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -23,44 +24,72 @@ from raynas.run.checkpoints import Checkpoints
 from raynas.run.display import percent
 from raynas.run.failures import failure, write_error
 from raynas.spaces import make_space
+from searchers import SEARCHERS, OneShot
 from trainables import TRAINABLES
 
 FILE, FOLDER = "oneshot.json", "oneshot"  # in the run folder: results, and what Tune writes while the searches run
 
 _LINE_SECONDS = 10.0  # between two lines about a search under way
+_SHARED = ("data_dir", "device")  # options of the trials that train, which a search has too unless it is given others
 SEEDS = 4  # searches unless told otherwise, as in Liu et al. 2019, https://arxiv.org/abs/1806.09055, section 3.2
 
 
-def is_oneshot(trainable: str) -> bool:
-    """Whether the trainable proposes architectures instead of evaluating one; raises UnknownNameError for an unknown one."""
-    return bool(getattr(resolve(TRAINABLES, trainable, "trainable"), "oneshot", False))
-
-
-class OneShot:
-    """The one-shot searches of one run.
-
-    `trainable_options` holds the options of the search, and as `retrain` those of the trainable `train` for the second phase;
-    `data_dir` and `device` are the same for both unless `retrain` says otherwise. `max_epochs` is for the second phase.
+def oneshot_method(name: str, options: Mapping[str, Any]) -> OneShot | None:
+    """The one-shot search `name`, or that of the trial `module:Class`; None for any other method.
 
     Raises:
-        ConfigError: the run names a searcher, or an option has a value that is not allowed.
+        UnknownNameError: there is no such method.
+    """
+    if isinstance(trial := SEARCHERS.get(name), str):
+        return OneShot(trial=trial, options=options)
+    if getattr(resolve(SEARCHERS, name, "searcher"), "oneshot", False):
+        return OneShot(trial=name, options=options)
+    return None
+
+
+def respelled(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings that name a one-shot search as the trainable, the way of version 0.1, in today's words; others as they are.
+
+    Its options were among `trainable_options`, and those of the training that follows were called `retrain` there.
+
+    Raises:
+        ConfigError: a searcher is named besides.
+        UnknownNameError: there is no such trainable.
+    """
+    values, name = dict(given), given.get("trainable")
+    if not isinstance(name, str) or not getattr(resolve(TRAINABLES, name, "trainable"), "oneshot", False):
+        return values
+    if values.get("searcher", "bananas") not in ("bananas", name) or values.get("searcher_options"):
+        raise ConfigError(f"{name!r} is a search method itself: give --searcher {name}, and its options as searcher_options")
+    values |= {"searcher": name, "trainable": "train"}
+    if isinstance(options := values.pop("trainable_options", None), dict):
+        retrain = options.get("retrain") or {}
+        if not isinstance(retrain, dict):
+            raise ConfigError(f"retrain must hold options of the training, not {retrain!r}; give them as trainable_options")
+        values["searcher_options"] = {key: value for key, value in options.items() if key != "retrain"}
+        values["trainable_options"] = {key: options[key] for key in _SHARED if key in options} | retrain
+    return values
+
+
+class Supernets:
+    """The one-shot searches of one run.
+
+    `searcher_options` are the options of the search; `data_dir` and `device` are those of the trainable unless they are among them.
+    `max_epochs`, the recipe and the trainable are for the second phase.
+
+    Raises:
+        ConfigError: an option has a value that is not allowed.
         UnknownNameError: no such option.
     """
 
-    def __init__(self, config: RunConfig, uri: str) -> None:
+    def __init__(self, method: OneShot, config: RunConfig, uri: str) -> None:
         self.config, self.uri = config, uri
-        self.trainable = resolve(TRAINABLES, config.trainable, "trainable")
-        if config.searcher != RunConfig.model_fields["searcher"].default or config.searcher_options:
-            raise ConfigError(
-                f"the trainable {config.trainable!r} searches by itself; leave out the searcher {config.searcher!r} and its options"
-            )
-        options = check_options(self.trainable.Options, config.trainable_options, f"trainable {config.trainable!r}")
+        self.trainable = resolve({}, method.trial, "searcher")
+        shared = {key: config.trainable_options[key] for key in _SHARED if key in config.trainable_options}
+        options = check_options(self.trainable.Options, shared | dict(method.options), f"searcher {config.searcher!r}")
         common = {"space": config.space, "space_options": config.space_options, "dataset": config.dataset}
         self.trainable.plan(**options | common, seed=config.seed)
         self.trial_config = options | common
-        shared = {key: options[key] for key in ("data_dir", "device") if key in options}
-        changed = {"trainable": "train", "trainable_options": shared | options.get("retrain", {}), "searcher": "random"}
-        self.retraining = config.model_copy(update=changed)
 
     def search(self, slots: int, console: Console) -> list[Arch]:
         """Runs the searches that are not done yet, `slots` at once; the distinct architectures that all of them found, by seed.
@@ -71,7 +100,7 @@ class OneShot:
         seeds = range(self.config.seed, self.config.seed + self.config.trials)
         log = SearchLog(self.uri, seeds)
         if log.open:
-            what = f"{self.config.trainable} searches {self.config.space}: {len(log.open)} searches"
+            what = f"{self.config.searcher} searches {self.config.space}: {len(log.open)} searches"
             console.print(f"{what}, {slots} at once; results go to {self.uri}", highlight=False, soft_wrap=True)
             self._tune(log, slots, console)
         if log.open:

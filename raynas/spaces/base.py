@@ -1,8 +1,10 @@
-"""What a search space is. n: architectures, P: paths of the space, A: variables of the adjacency encoding."""
+"""What a search space is. n: architectures, P: paths of the space, A: variables of the adjacency encoding, V: vertices of a graph."""
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar, NamedTuple
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,15 +24,53 @@ class Cost(NamedTuple):
     flops: int  # for one input image
 
 
-class SearchSpace(ABC):
-    """A set of architectures. A space of one's own subclasses this and implements the abstract methods.
+class Graph(NamedTuple):
+    """An architecture as a directed acyclic graph with an operation at each vertex."""
 
-    Spaces hold no state but their settings: randomness comes from the generator that the caller passes.
+    adjacency: NDArray[np.int64]  # (V, V) upper triangular, 1: an edge from the row's vertex to the column's
+    operations: NDArray[np.int64]  # (V,) indices in the `graph_operations` of the space
+
+
+@dataclass(frozen=True)
+class Published:
+    """An architecture and where it comes from."""
+
+    config: Mapping[str, Any]  # for `SearchSpace.from_config`
+    source: str
+
+
+def json_object(text: str, what: str) -> dict[str, Any]:
+    """The JSON object in `text`; raises OutOfSpaceError, which names `what` it should be, where it holds none."""
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise OutOfSpaceError(f"the {what} is not JSON: {error}: {text[:60]!r}") from error
+    if not isinstance(value, dict):
+        raise OutOfSpaceError(f"the {what} must be a JSON object, not {text}")
+    return value
+
+
+class SearchSpace(ABC):
+    """A set of architectures. A space of one's own subclasses this, names itself and implements the six abstract methods.
+
+    Everything else that others ask a space has a default that will do, or says what is missing. Spaces hold no state but their
+    settings: randomness comes from the generator that the caller passes. A space may be a dataclass.
     """
 
-    name: ClassVar[str]
+    name: ClassVar[str]  # of the architectures and tables of the space
     num_paths: ClassVar[int]  # P
     size: int | None = None  # number of architectures (distinct ids) where known
+
+    def __new__(cls, *args: Any, **options: Any) -> Self:
+        # A dataclass takes the hash away, or makes it that of settings which may be lists. Spaces that are equal are of one class.
+        if cls.__hash__ is not SearchSpace.__hash__:
+            cls.__hash__ = SearchSpace.__hash__  # type: ignore[method-assign]
+        return super().__new__(cls)
+
+    def __hash__(self) -> int:
+        return hash(type(self))
+
+    # -- its architectures
 
     @abstractmethod
     def sample(self, rng: np.random.Generator) -> Arch:
@@ -60,6 +100,19 @@ class SearchSpace(ABC):
     def cost(self, arch: Arch) -> Cost:
         """Trainable parameters and multiply-accumulates of the network that the space's publication builds from `arch`."""
 
+    def contains(self, arch: Arch) -> bool:
+        """Whether `arch` belongs to the space and its id is right."""
+        try:
+            return arch.space == self.name and self.from_config(arch.to_config()) == arch
+        except OutOfSpaceError:
+            return False
+
+    def enumerate(self) -> Iterator[Arch] | None:
+        """All architectures in a fixed order, or None where there are too many to list."""
+        return None
+
+    # -- as numbers and as a graph
+
     def path_lengths(self) -> NDArray[np.int64]:
         """(P,) number of operations on each path, by which paths are truncated; by default all are equally long."""
         return np.zeros(self.num_paths, dtype=np.int64)
@@ -80,13 +133,66 @@ class SearchSpace(ABC):
         cost = self.cost(arch)
         return (float(np.log10(1 + cost.parameters)) - 6.0, float(np.log10(1 + cost.flops)) - 8.0)
 
-    def contains(self, arch: Arch) -> bool:
-        """Whether `arch` belongs to the space and its id is right."""
-        try:
-            return arch.space == self.name and self.from_config(arch.to_config()) == arch
-        except OutOfSpaceError:
-            return False
+    graph_operations: ClassVar[tuple[str, ...]] = ()  # what a vertex of `graph` may be, inputs and outputs included
 
-    def enumerate(self) -> Iterator[Arch] | None:
-        """All architectures in a fixed order, or None where there are too many to list."""
-        return None
+    def graph(self, arch: Arch) -> Graph:
+        """`arch` as a graph whose paths from inputs to outputs are those of `paths`. Optional."""
+        raise OutOfSpaceError(f"space {self.name!r} does not say how its architectures are graphs; use a predictor that reads an encoding")
+
+    def draw(self, arch: Arch) -> str:
+        """A picture of `arch` in the DOT language of Graphviz; by default its graph, with inputs and outputs as ellipses."""
+        adjacency, operations = self.graph(arch)
+        inner = (adjacency.sum(axis=0) > 0) & (adjacency.sum(axis=1) > 0)
+        lines = [f"digraph {_quoted(arch.id)} {{", "  node [shape=box];"]
+        for v, operation in enumerate(operations):
+            shape = "" if inner[v] else ", shape=ellipse, style=bold"
+            lines.append(f"  {v} [label={_quoted(self.graph_operations[operation])}{shape}];")
+        lines += [f"  {v} -> {w};" for v, w in np.argwhere(adjacency)]
+        return "\n".join([*lines, "}", ""])
+
+    # -- as text
+
+    fields: ClassVar[tuple[str, ...]] = ()  # by which JSON without the field "space" is known to be of this space
+    text_start: ClassVar[str | None] = None  # with what a text begins that `from_text` reads besides JSON
+    published: ClassVar[Mapping[str, Published]] = {}  # cells of publications by name
+    published_options: ClassVar[Mapping[str, Any]] = {}  # options with which the space admits all that was published of it
+
+    def from_text(self, text: str) -> Arch:
+        """The architecture that a text of a command line describes: by default JSON, the form of `Arch.to_config`.
+
+        Raises:
+            OutOfSpaceError: it describes none of this space; the message says why.
+        """
+        return self.from_config(json_object(text, "architecture"))
+
+    # -- in tables
+
+    columns: ClassVar[tuple[str, ...]] = ("arch",)  # of a file that describes architectures, all texts
+    table_epochs: ClassVar[int | None] = None  # budget of the benchmarks of this space; None: no usual one
+
+    def from_columns(self, *texts: str) -> Arch:
+        """The architecture that a row of a table describes, from its texts in `columns`: by default JSON, the form of `Arch.to_config`.
+
+        Raises:
+            OutOfSpaceError: they describe none of this space; the message says why.
+        """
+        return self.from_config(json_object(texts[0], self.columns[0]))
+
+    def to_columns(self, arch: Arch) -> tuple[str, ...]:
+        """The inverse of `from_columns`."""
+        return (json.dumps(arch.to_config()),)
+
+    # -- how it is trained
+
+    network: ClassVar[str | None] = None
+    """`module:function`, called as (arch, classes, image_size, image_channels, **options); see `trainables.learning.networks`."""
+    recipes: ClassVar[Mapping[str, str | Mapping[str, Any]]] = {}
+    """How networks are trained, unless told otherwise: by purpose, "search" or "train", what `make_recipe` takes; without it, "quick"."""
+
+    def recipe(self, purpose: Literal["search", "train"], dataset: str | None = None) -> str | Mapping[str, Any]:
+        """How networks are trained on `dataset`, unless told otherwise; digits, on which no publication trains, by "quick"."""
+        return "quick" if dataset == "digits" else self.recipes.get(purpose, "quick")
+
+
+def _quoted(text: str) -> str:
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'

@@ -6,14 +6,17 @@ previous one, input 1 that of the previous cell, input j + 2 the node j, counted
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from json import dumps
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from raynas.arch import Arch
 from raynas.errors import ConfigError, OutOfSpaceError
-from raynas.spaces.base import Cost, SearchSpace
+from raynas.spaces.base import Cost, Graph, SearchSpace
+from raynas.spaces.darts_published import GENOTYPES as GENOTYPES
+from raynas.spaces.darts_published import PUBLISHED
 
 OPS = ("none", "max_pool_3x3", "avg_pool_3x3", "skip_connect", "sep_conv_3x3", "sep_conv_5x5", "dil_conv_3x3", "dil_conv_5x5")
 NODES = 4
@@ -24,69 +27,6 @@ Cell = tuple[Pair, ...]  # 8 of them
 
 _INDEX = {op: i for i, op in enumerate(OPS)}
 _BLOCK = sum(len(OPS) ** length for length in range(NODES + 1))  # 4,681 path indices for each input of each kind of cell
-
-# The cells found by DARTS (first and second order) and published at https://github.com/quark0/darts (cnn/genotypes.py), and
-# those found by BANANAS and ASHA in arXiv 1910.11858, published at https://github.com/naszilla/darts (cnn/genotypes.py).
-# fmt: off
-GENOTYPES: dict[str, dict[str, list[tuple[str, int]]]] = {
-    "BANANAS": {
-        "normal": [
-            ("sep_conv_3x3", 1), ("skip_connect", 0),
-            ("sep_conv_5x5", 2), ("sep_conv_5x5", 0),
-            ("skip_connect", 0), ("sep_conv_5x5", 2),
-            ("sep_conv_3x3", 0), ("skip_connect", 2),
-        ],
-        "reduce": [
-            ("sep_conv_3x3", 1), ("max_pool_3x3", 0),
-            ("max_pool_3x3", 0), ("none", 1),
-            ("dil_conv_3x3", 2), ("sep_conv_5x5", 3),
-            ("sep_conv_5x5", 4), ("sep_conv_3x3", 1),
-        ],
-    },
-    "DARTS_V1": {
-        "normal": [
-            ("sep_conv_3x3", 1), ("sep_conv_3x3", 0),
-            ("skip_connect", 0), ("sep_conv_3x3", 1),
-            ("skip_connect", 0), ("sep_conv_3x3", 1),
-            ("sep_conv_3x3", 0), ("skip_connect", 2),
-        ],
-        "reduce": [
-            ("max_pool_3x3", 0), ("max_pool_3x3", 1),
-            ("skip_connect", 2), ("max_pool_3x3", 0),
-            ("max_pool_3x3", 0), ("skip_connect", 2),
-            ("skip_connect", 2), ("avg_pool_3x3", 0),
-        ],
-    },
-    "DARTS_V2": {
-        "normal": [
-            ("sep_conv_3x3", 0), ("sep_conv_3x3", 1),
-            ("sep_conv_3x3", 0), ("sep_conv_3x3", 1),
-            ("sep_conv_3x3", 1), ("skip_connect", 0),
-            ("skip_connect", 0), ("dil_conv_3x3", 2),
-        ],
-        "reduce": [
-            ("max_pool_3x3", 0), ("max_pool_3x3", 1),
-            ("skip_connect", 2), ("max_pool_3x3", 1),
-            ("max_pool_3x3", 0), ("skip_connect", 2),
-            ("skip_connect", 2), ("max_pool_3x3", 1),
-        ],
-    },
-    "ASHA200": {
-        "normal": [
-            ("skip_connect", 1), ("dil_conv_3x3", 0),
-            ("sep_conv_3x3", 1), ("skip_connect", 0),
-            ("none", 1), ("max_pool_3x3", 0),
-            ("skip_connect", 1), ("dil_conv_3x3", 0),
-        ],
-        "reduce": [
-            ("max_pool_3x3", 1), ("avg_pool_3x3", 0),
-            ("sep_conv_5x5", 1), ("skip_connect", 2),
-            ("max_pool_3x3", 3), ("none", 1),
-            ("skip_connect", 0), ("sep_conv_5x5", 4),
-        ],
-    },
-}
-# fmt: on
 
 
 @lru_cache(maxsize=1 << 14)
@@ -231,9 +171,17 @@ class DARTSSpace(SearchSpace):
     """
 
     name = "darts"
+    network = "trainables.learning.networks.darts:darts_network"
+    recipes: ClassVar = {"search": "darts-search", "train": "darts-final"}
     num_paths = 4 * _BLOCK  # 18,724
     truncation = 288  # 4 * (8 + 64): all paths of at most two operations
     adjacency_sizes = tuple(size for _ in KINDS for pair in range(PAIRS) for size in (len(OPS), pair // 2 + 2))
+    graph_operations = (*OPS, "input_before", "input", "output", "reduce_input_before", "reduce_input", "reduce_output")
+    fields = KINDS
+    published = PUBLISHED
+    published_options: ClassVar[Mapping[str, Any]] = {"with_none": True}
+    columns = ("genotype",)
+    table_epochs = 600
 
     def __init__(self, with_none: bool = False, channels: int = 36, layers: int = 20) -> None:
         self.with_none, self.channels, self.layers = with_none, channels, layers
@@ -340,6 +288,24 @@ class DARTSSpace(SearchSpace):
         """(32,) operation and input of each pair, in the description that the id stands for."""
         return tuple(value for cell in _cells(arch) for pair in _canonical(cell) for value in pair)
 
+    def graph(self, arch: Arch) -> Graph:
+        """V = 22: of the normal and then of the reduction cell its two inputs, its 8 operations in order and its output.
+
+        An edge leads to an operation from the input that it reads, or from both operations whose sum it reads; every operation is
+        on its way to the output. The cells are not connected. Which of the operations that nothing but the output reads are
+        summed in one node is not told, as in the path encoding.
+        """
+        size = 2 + PAIRS + 1
+        adjacency, operations = np.zeros((2 * size, 2 * size), dtype=np.int64), []
+        for kind, cell in enumerate(_cells(arch)):
+            block = adjacency[kind * size :, kind * size :]
+            for pair, (_, source) in enumerate(cell):
+                block[[source] if source < 2 else [2 * source - 2, 2 * source - 1], 2 + pair] = 1
+            block[2 : size - 1, size - 1] = 1
+            before, last, output = range(len(OPS) + 3 * kind, len(OPS) + 3 * kind + 3)
+            operations += [before, last, *[op for op, _ in cell], output]
+        return Graph(adjacency, np.array(operations, dtype=np.int64))
+
     def operation_pairs(self, arch: Arch) -> NDArray[np.int64]:
         """(20, 8) for each cell, its two inputs and its operations before its operations."""
         counts = np.zeros((len(KINDS), 2 + len(OPS), len(OPS)), dtype=np.int64)
@@ -358,6 +324,9 @@ class DARTSSpace(SearchSpace):
             lengths = [length for block in _cell_paths(cell) for _, length in block]
             values += [len(lengths) / 20, sum(lengths) / len(lengths) / NODES, max(lengths) / NODES]
         return tuple(values)
+
+    def to_columns(self, arch: Arch) -> tuple[str, ...]:
+        return (dumps({kind: arch[kind] for kind in KINDS}),)
 
     def cost(self, arch: Arch) -> Cost:
         """Cost of the CIFAR-10 network of the publication, without the auxiliary head; see `darts_cost`."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import combinations, permutations
 from math import log10
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from raynas.arch import Arch
 from raynas.errors import OutOfSpaceError
 from raynas.registry import unknown
-from raynas.spaces.base import Cost, SearchSpace
+from raynas.spaces.base import Cost, Graph, Published, SearchSpace
 from raynas.spaces.nasbench101_cells import all_cells, canonical, moves
 from raynas.spaces.nasbench101_graph import (
     CODES,
@@ -48,6 +48,23 @@ PATH_LENGTHS = np.repeat(np.arange(MAX_INTERIOR + 1), NUM_OPS ** np.arange(MAX_I
 STEM_CHANNELS, CLASSES, SIDE = 128, 10, 32
 # (input channels, output channels, side of the image, how often): three stacks of three modules, the first of a stack widens
 MODULES = ((128, 128, 32, 3), (128, 256, 16, 1), (256, 256, 16, 2), (256, 512, 8, 1), (512, 512, 8, 2))
+
+GRAPH_OPERATIONS = (INPUT, *OPS, OUTPUT)
+# fmt: off
+INCEPTION_LIKE = {
+    "space": "nasbench101",
+    "adjacency": [
+        [0, 1, 1, 1, 0, 1, 0],
+        [0, 0, 0, 0, 0, 0, 1],
+        [0, 0, 0, 0, 0, 0, 1],
+        [0, 0, 0, 0, 1, 0, 0],
+        [0, 0, 0, 0, 0, 0, 1],
+        [0, 0, 0, 0, 0, 0, 1],
+        [0, 0, 0, 0, 0, 0, 0],
+    ],
+    "operations": ["input", "conv1x1-bn-relu", *["conv3x3-bn-relu"] * 3, "maxpool3x3", "output"],
+}
+# fmt: on
 
 
 def _conv3x3_counts() -> list[int]:
@@ -174,10 +191,20 @@ class NASBench101Space(SearchSpace):
     """
 
     name = "nasbench101"
+    network = "trainables.learning.networks.nasbench101:NASBench101Network"
+    recipes: ClassVar = {"search": "nasbench101", "train": "nasbench101"}
     num_paths = len(PATH_LENGTHS)
     size = 423_624
     truncation = 40  # the paths of at most 3 operations
     adjacency_sizes = (2,) * len(EDGES) + (NUM_OPS,) * MAX_INTERIOR
+    graph_operations = GRAPH_OPERATIONS
+    fields = columns = ("adjacency", "operations")
+    table_epochs = 108
+    published: ClassVar[Mapping[str, Published]] = {
+        "inception-like": Published(
+            INCEPTION_LIKE, "a cell like Inception's: Ying et al. 2019, https://arxiv.org/abs/1902.09635, in the README of their code"
+        )
+    }
 
     def __init__(self, sampler: str = "reference") -> None:
         if sampler not in SAMPLERS:
@@ -204,6 +231,12 @@ class NASBench101Space(SearchSpace):
         edges = sum(rows[v] >> w & 1 for v in kept for w in kept)
         allowed = f"at most {MAX_VERTICES} vertices and {MAX_EDGES} edges"
         raise OutOfSpaceError(f"the cell has {len(kept)} vertices and {edges} edges after pruning; allowed are {allowed}")
+
+    def from_columns(self, *texts: str) -> Arch:
+        return self.from_strings(*texts)
+
+    def to_columns(self, arch: Arch) -> tuple[str, ...]:
+        return "".join([str(entry) for row in arch["adjacency"] for entry in row]), ",".join(arch["operations"])
 
     def from_strings(self, adjacency: str, operations: str) -> Arch:
         """The architecture of a table's row: V * V characters 0 or 1, row-major, and V names joined by commas; errors as `make`."""
@@ -292,6 +325,11 @@ class NASBench101Space(SearchSpace):
         """The 21 possible edges, row-major, of the cell's interior, then unused vertices, then the output; and 5 operation codes."""
         rows, ops = _padded(arch)
         return (*[rows[v] >> w & 1 for v, w in EDGES], *[CODES[op] for op in ops[1:-1]])
+
+    def graph(self, arch: Arch) -> Graph:
+        """The cell itself."""
+        operations = np.array([GRAPH_OPERATIONS.index(op) for op in arch["operations"]], dtype=np.int64)
+        return Graph(np.array(arch["adjacency"], dtype=np.int64), operations)
 
     def operation_pairs(self, arch: Arch) -> NDArray[np.int64]:
         """(4, 4) edges from the input and the operations to the operations and the output."""

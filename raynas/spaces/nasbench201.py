@@ -4,17 +4,19 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from itertools import product
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from raynas.arch import Arch
 from raynas.errors import OutOfSpaceError
-from raynas.spaces.base import Cost, SearchSpace
+from raynas.spaces.base import Cost, Graph, SearchSpace
 
 OPS = ("avg_pool_3x3", "nor_conv_1x1", "nor_conv_3x3", "none", "skip_connect")
 EDGES = ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3))  # (from, to), in the order of the arch string
+_ENDS = ((0, 0), *EDGES, (3, 3))  # the same for the vertices of the graph: input, operations, output
+_LINES = np.array([[int(v < w and end == start) for w, (start, _) in enumerate(_ENDS)] for v, (_, end) in enumerate(_ENDS)])  # (8, 8)
 PATHS = ((3,), (0, 4), (1, 5), (0, 2, 5))  # edges of every way from node 0 to node 3
 _FIRST_INDEX = {1: 0, 2: 5, 3: 30}  # index of the first path of each length
 _INDEX = {op: i for i, op in enumerate(OPS)}
@@ -72,10 +74,16 @@ class NASBench201Space(SearchSpace):
     """
 
     name = "nasbench201"
+    network = "trainables.learning.networks.nasbench201:NASBench201Network"
+    recipes: ClassVar = {"search": "nasbench201", "train": "nasbench201"}
     num_paths = 155  # 5 + 25 + 125
     size = 15_625
     truncation = 30  # all paths of at most two operations
     adjacency_sizes = (len(OPS),) * len(EDGES)
+    graph_operations = ("input", *OPS, "output")
+    fields = ("arch",)
+    text_start = "|"
+    table_epochs = 200
 
     def make(self, ops: Sequence[str]) -> Arch:
         """The architecture with these 6 operations.
@@ -106,6 +114,16 @@ class NASBench201Space(SearchSpace):
         if not isinstance(text, str):
             raise OutOfSpaceError(f"an architecture of NAS-Bench-201 needs the field 'arch', a string; got {text!r}")
         return self.parse(text)
+
+    def from_text(self, text: str) -> Arch:
+        """The architecture of an arch string, or of JSON."""
+        return self.parse(text) if text.startswith("|") else super().from_text(text)
+
+    def from_columns(self, *texts: str) -> Arch:
+        return self.parse(*texts)
+
+    def to_columns(self, arch: Arch) -> tuple[str, ...]:
+        return (arch.id,)
 
     def sample(self, rng: np.random.Generator) -> Arch:
         """Every architecture with the same probability."""
@@ -139,6 +157,13 @@ class NASBench201Space(SearchSpace):
     def adjacency(self, arch: Arch) -> tuple[int, ...]:
         """(6,) the index in `OPS` of each operation."""
         return _indices(arch.id)
+
+    def graph(self, arch: Arch) -> Graph:
+        """V = 8: the input, the 6 operations in the order of the arch string, the output; an edge where one operation feeds the other.
+
+        It is the line graph of the cell, whose edges are the operations; `none` is an operation like any other.
+        """
+        return Graph(_LINES.copy(), np.array([0, *[1 + op for op in _indices(arch.id)], 1 + len(OPS)], dtype=np.int64))
 
     def operation_pairs(self, arch: Arch) -> NDArray[np.int64]:
         """(5, 5) ways of two successive edges, by their operations; `none` is an operation like any other."""

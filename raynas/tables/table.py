@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from raynas.errors import ShapeError, TableError
 from raynas.registry import unknown
+from raynas.storage import filesystem, first_line
 
 FORMAT = 1  # a reader refuses any other
 ACCURACIES = ("valid_accuracy", "test_accuracy")  # fractions in [0, 1]
@@ -52,26 +53,18 @@ def _column(metric: str, budget: int, repeat: int) -> str:
     return f"{metric}_e{budget}_r{repeat}"
 
 
-def filesystem(path: str) -> tuple[pafs.FileSystem, str]:
-    """The file system of a local path or URI, and the path in it."""
-    if "://" not in path:
-        return pafs.LocalFileSystem(), os.path.abspath(os.path.expanduser(path))
-    system, inner = pafs.FileSystem.from_uri(path)
-    return system, inner
-
-
 class Table:
     """A benchmark with the axes architecture (n), budget (B) and repeat (R). Columns are read when they are first asked for."""
 
     def __init__(self, schema: pa.Schema, read: Callable[[list[str]], pa.Table], origin: str) -> None:
         """`read(columns)` returns the named columns of all rows; `origin` names the table in messages. Use `open` or `build`."""
-        self._read, self._origin = read, origin
+        self._read, self.origin = read, origin
         self.metadata = _parse_metadata(schema, origin)
         self.space: str = self.metadata["space"]
         self.dataset: str = self.metadata["dataset"]
         self.budgets: tuple[int, ...] = tuple(self.metadata["budgets"])  # (B,) epochs, ascending
         self.repeats: int = self.metadata["repeats"]  # R
-        self._names: tuple[str, ...] = tuple(schema.names)
+        self.names: tuple[str, ...] = tuple(schema.names)
         self._keys: NDArray[np.uint64] = self._array("key").to_numpy()  # (n,)
         if not (self._keys[:-1] < self._keys[1:]).all():
             raise TableError(f"{origin} is damaged: its rows do not ascend by key; make it anew with `python -m raynas.convert`")
@@ -84,6 +77,7 @@ class Table:
 
         Raises:
             TableError: there is no such file, or it is damaged, not a raynas table, or of another format version.
+            ResultsError: nothing opens the scheme of the URI.
         """
         path = os.fspath(path)
         try:
@@ -94,15 +88,13 @@ class Table:
         except FileNotFoundError as error:
             raise TableError(f"there is no table {path}; make one with `python -m raynas.convert SRC {path} --space SPACE`") from error
         except (pa.ArrowException, OSError) as error:
-            raise TableError(
-                f"{path} cannot be read as Parquet, it may be damaged or another kind of file: {_first_line(error)}"
-            ) from error
+            raise TableError(f"{path} cannot be read as Parquet, it may be damaged or another kind of file: {first_line(error)}") from error
 
         def read(columns: list[str]) -> pa.Table:
             try:
                 return file.read(columns=columns)
             except (pa.ArrowException, OSError) as error:
-                raise TableError(f"{path} is damaged, copy or convert it anew: {_first_line(error)}") from error
+                raise TableError(f"{path} is damaged, copy or convert it anew: {first_line(error)}") from error
 
         return cls(file.schema_arrow, read, path)
 
@@ -192,9 +184,10 @@ class Table:
 
         Raises:
             TableError: the file cannot be written.
+            ResultsError: nothing opens the scheme of the URI.
         """
         path = os.fspath(path)
-        table = self._read(list(self._names)).replace_schema_metadata({_METADATA_KEY: json.dumps(self.metadata)})
+        table = self._read(list(self.names)).replace_schema_metadata({_METADATA_KEY: json.dumps(self.metadata)})
         try:
             system, inner = filesystem(path)
             system.create_dir(posixpath.dirname(inner), recursive=True)
@@ -206,7 +199,7 @@ class Table:
                 if system.get_file_info(unfinished).type != pafs.FileType.NotFound:
                     system.delete_file(unfinished)
         except (pa.ArrowException, OSError) as error:
-            raise TableError(f"the table cannot be written to {path}: {_first_line(error)}") from error
+            raise TableError(f"the table cannot be written to {path}: {first_line(error)}") from error
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -258,11 +251,23 @@ class Table:
         valid, test, seconds = (self._cached(metric, budget, repeat) for metric in METRICS)
         row = self.row(arch_id)
         if row is None:
-            raise TableError(f"architecture {arch_id} is not among the {len(self):,} of {self._origin} ({self.space}, {self.dataset})")
+            raise TableError(f"architecture {arch_id} is not among the {len(self):,} of {self.origin} ({self.space}, {self.dataset})")
         accuracy = _at(valid, row)
         if accuracy is None:
             raise self._lacks(f"valid_accuracy of {arch_id}", budget, repeat)
         return Record(budget, accuracy, _at(test, row), _at(seconds, row))
+
+    def known(self, budgets: Sequence[int] | None = None, repeat: Repeat = "mean") -> NDArray[np.bool_]:
+        """(n,) whether there is a valid_accuracy at each of `budgets` (None: at all that the table has), in the order of `ids`.
+
+        Raises:
+            TableError: the table does not have a budget or the repeat.
+        """
+        found = np.ones(len(self), dtype=bool)
+        for budget in self.budgets if budgets is None else budgets:
+            values = self._cached("valid_accuracy", budget, repeat)
+            found &= False if values is None else ~np.isnan(values)
+        return found
 
     def best(self, metric: str = "valid_accuracy", budget: int | None = None, repeat: Repeat = "mean") -> tuple[str, float]:
         """Id and value of the architecture with the highest accuracy; of equals the first row.
@@ -291,12 +296,12 @@ class Table:
         return values
 
     def _lacks(self, what: str, budget: int, repeat: Repeat) -> TableError:
-        present = ", ".join(name for name in self._names if name.startswith(ALL_METRICS))
-        return TableError(f"{self._origin} has no {what} at {budget} epochs, repeat {repeat}; its columns are {present}")
+        present = ", ".join(name for name in self.names if name.startswith(ALL_METRICS))
+        return TableError(f"{self.origin} has no {what} at {budget} epochs, repeat {repeat}; its columns are {present}")
 
     def _extra(self, name: str) -> pa.Array:
-        if name not in self._names:
-            raise unknown(f"column of {self._origin}", name, self._names)
+        if name not in self.names:
+            raise unknown(f"column of {self.origin}", name, self.names)
         if name not in self._extras:
             self._extras[name] = self._array(name)
         return self._extras[name]
@@ -313,11 +318,11 @@ class Table:
     def _load(self, metric: str, budget: int, repeat: Repeat) -> NDArray[np.float64] | None:
         """(n,) a metric, NaN where unknown, or None where all of it is unknown. Checks budget and repeat."""
         if budget not in self.budgets:
-            raise TableError(f"{self._origin} has no budget of {budget} epochs; it has {', '.join(map(str, self.budgets))}")
+            raise TableError(f"{self.origin} has no budget of {budget} epochs; it has {', '.join(map(str, self.budgets))}")
         if repeat != "mean" and repeat not in range(self.repeats):
-            raise TableError(f"{self._origin} has no repeat {repeat}; it has 0 to {self.repeats - 1} and 'mean'")
+            raise TableError(f"{self.origin} has no repeat {repeat}; it has 0 to {self.repeats - 1} and 'mean'")
         repeats = range(self.repeats) if repeat == "mean" else (repeat,)
-        names = [name for name in (_column(metric, budget, r) for r in repeats) if name in self._names]
+        names = [name for name in (_column(metric, budget, r) for r in repeats) if name in self.names]
         columns = [np.asarray(self._array(name).to_numpy(zero_copy_only=False), dtype=np.float64) for name in names]
         values = _mean(columns) if columns else np.full(len(self), np.nan)
         return None if np.isnan(values).all() else values
@@ -338,10 +343,6 @@ def _at(values: NDArray[np.float64] | None, row: int) -> float | None:
     """The value of a row, None where it is not known."""
     value = math.nan if values is None else values.item(row)
     return None if math.isnan(value) else value
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]
 
 
 def _parse_metadata(schema: pa.Schema, origin: str) -> dict[str, Any]:

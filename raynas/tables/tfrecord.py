@@ -29,7 +29,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from raynas.errors import TableError
-from raynas.tables.table import DETAILS, METRICS, Key, Table, filesystem
+from raynas.storage import filesystem
+from raynas.tables.table import DETAILS, METRICS, Key, Table
 
 ONLY_108, FULL = "nasbench_only108.tfrecord", "nasbench_full.tfrecord"
 PUBLISHED = {  # SHA256 -> name

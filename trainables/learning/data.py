@@ -5,7 +5,6 @@ n: images, c: channels, h and w: height and width in pixels.
 
 import fcntl
 import os
-import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,15 +16,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from raynas.errors import RaynasError
 from raynas.registry import keywords, resolve, unknown
+from trainables.learning.blame import blamed
 from trainables.learning.splits import DataError as DataError
-from trainables.learning.splits import Files, StreamedSplit, pixels, sample
+from trainables.learning.splits import Files, StreamedSplit, pixels, statistics
 from trainables.learning.splits import Split as Split
 
 TEST_FRACTION = 0.2  # of the images of a data set without a published test set
 IMAGE_FILES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
-IN_MEMORY = 2**30  # bytes: a folder with more of uint8 pixels is streamed; in memory, as float32, they take four times as much
+IN_MEMORY = 2**30  # bytes: a folder with more of uint8 pixels is streamed
 
 Arrays = tuple[NDArray[Any] | Files, NDArray[Any]]  # images (n, h, w, c) with values in [0, 255] or [0, 1], labels (n,)
 
@@ -109,18 +108,16 @@ def _make(name: str, arrays: tuple[Arrays, Arrays, Arrays], classes: int, mirror
     if height != width or len(set(shapes)) > 1:
         shown = ", ".join(" x ".join(map(str, shape)) for shape in shapes)
         raise DataError(f"{name} must hold square images of one size; channels x height x width of training, validation, test: {shown}")
-    images = sample(train) if isinstance(train, StreamedSplit) else train.images
-    mean, std = images.mean((0, 2, 3)), images.std((0, 2, 3)).clamp(min=1e-3)  # a channel may be constant
-    return Data(name, train, valid, test, classes, height, channels, tuple(mean.tolist()), tuple(std.tolist()), mirrored)
+    mean, std = statistics(train)
+    return Data(name, train, valid, test, classes, height, channels, mean, std, mirrored)
 
 
 def _split(images: NDArray[Any] | Files, labels: NDArray[Any]) -> Split:
     if isinstance(images, Files):
         width, height = images.size
         return StreamedSplit(torch.empty(0, 3, height, width), torch.from_numpy(labels), images)
-    scale = 1 / 255 if images.dtype == np.uint8 else 1.0
-    tensor = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))).float()
-    return Split(tensor.mul_(scale), torch.from_numpy(labels.astype(np.int64)))
+    tensor = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
+    return Split(tensor if images.dtype == np.uint8 else tensor.float(), torch.from_numpy(labels.astype(np.int64)))
 
 
 def _divide(arrays: Arrays, fraction: float, rng: np.random.Generator) -> tuple[Arrays, Arrays]:
@@ -232,14 +229,8 @@ def _from_function(name: str, seed: int, folder: Path) -> Source:
     if not callable(function):
         raise DataError(f"{name} must be a function that returns a data set, not {type(function).__name__}")
     available = {"seed": seed, "data_dir": folder}
-    try:
+    with blamed(name, DataError):
         made = function(**{key: value for key, value in available.items() if key in keywords(function)})
-    except RaynasError:
-        raise
-    except Exception as error:  # whatever the user's function does
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        reason = " ".join(str(error).split())
-        raise DataError(f"{name} raised {type(error).__name__} in line {where.lineno} of {where.filename}: {reason}") from error
     allowed = ("train", "valid", "test", "classes", "mirrored")
     if not isinstance(made, Mapping) or made.get("train") is None or set(made) - set(allowed):
         shown = f"the keys {', '.join(map(str, made))}" if isinstance(made, Mapping) else type(made).__name__

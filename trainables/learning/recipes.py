@@ -1,36 +1,51 @@
-"""How architectures are trained: the recipes of the publications, and a quick one."""
+"""How architectures are trained: the recipes of the publications, a quick one, and recipes of one's own over these."""
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, fields, replace
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, TypeAdapter, ValidationError
 
 from raynas.errors import ConfigError
 from raynas.registry import unknown
+from raynas.spaces import SearchSpace
+from raynas.storage import read_yaml
+
+Purpose = Literal["search", "train"]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
+Pixels = Annotated[int, Field(ge=0)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """A way to train. The learning rate falls to 0 along half a cosine over all `epochs`."""
 
-    name: str
+    name: str  # two different recipes never share one
     source: str
-    networks: Mapping[str, Mapping[str, Any]]  # by space: the options of its network; other spaces have other recipes
-    epochs: int
-    batch_size: int
-    validation: float  # fraction of the training images that is held out
+    networks: Mapping[str, Mapping[str, Any]]  # by space: the options of its network
+    epochs: Annotated[int, Field(ge=1)]
+    batch_size: Annotated[int, Field(ge=2)]
+    validation: Fraction  # of the training images that is held out
     optimizer: Literal["sgd", "rmsprop"] = "sgd"
-    learning_rate: float
+    learning_rate: Positive
     cosine: Literal["step", "epoch"] = "step"  # how often the learning rate changes
-    momentum: float = 0.9
+    momentum: Fraction = 0.9
     nesterov: bool = False
-    weight_decay: float  # of all trainable variables, added to the gradient (L2)
-    clip: float | None = None  # largest norm of the gradient
-    padding: int = 4  # pixels of margin around a training image, of which it is a random crop
+    weight_decay: NotNegative  # of all trainable variables, added to the gradient (L2)
+    clip: Positive | None = None  # largest norm of the gradient
+    padding: Pixels = 4  # margin around a training image, of which it is a random crop
     flip: bool = True  # mirrors training images at random, where the data set allows it
-    cutout: int = 0  # side in pixels of the square that is blanked
-    drop_path: float = 0.0  # in the last epoch; it grows linearly from 0
-    auxiliary_weight: float = 0.0  # of the auxiliary head's loss
-    label_smoothing: float = 0.0  # probability mass that is spread evenly over all classes: Szegedy et al. 2016, arXiv:1512.00567
+    cutout: Pixels = 0  # side of the square that is blanked
+    drop_path: Fraction = 0.0  # in the last epoch; it grows linearly from 0
+    auxiliary_weight: NotNegative = 0.0  # of the auxiliary head's loss
+    label_smoothing: Fraction = 0.0  # probability mass that is spread evenly over all classes: Szegedy et al. 2016, arXiv:1512.00567
+
+    def network_options(self, space: str) -> Mapping[str, Any]:
+        """Options of the network of the space of this name; none where the recipe does not name it."""
+        return self.networks.get(space, {})
 
 
 NASBENCH101 = Recipe(
@@ -102,25 +117,76 @@ RECIPES: dict[str, Recipe] = {
     "darts-final": _darts("darts-final", "Liu et al. 2019, https://arxiv.org/abs/1806.09055, section 3.2", 600, 0.0),
     "quick": QUICK,
 }
-DEFAULTS = {"nasbench101": "nasbench101", "nasbench201": "nasbench201", "darts": "darts-final"}  # by space
-SEARCH_DEFAULTS = DEFAULTS | {"darts": "darts-search"}
-FOR_DATASETS = {"digits": "quick"}  # what to do with those that no publication trains on
 
 
-def make_recipe(name: str | None, space: str, dataset: str | None = None, defaults: Mapping[str, str] = DEFAULTS) -> Recipe:
-    """The recipe `name`, or without one that for `dataset`, or else that for `space` among `defaults`.
+def make_recipe(spec: str | Mapping[str, Any] | None, space: SearchSpace, dataset: str | None = None, purpose: Purpose = "train") -> Recipe:
+    """The recipe that `spec` describes, for architectures of `space`.
+
+    Args:
+        spec: the name of a recipe. Or a recipe of one's own: fields of `Recipe` (but `networks`) that differ from the recipe `base`,
+            and as `network` options of the network. None, also for `base`: what the space chooses (`SearchSpace.recipe`).
+        purpose: "search" needs validation images, by which architectures are told apart.
 
     Raises:
-        UnknownNameError: no such recipe.
-        ConfigError: it is for other spaces, or `space` has none.
+        UnknownNameError: no such recipe, or no such field.
+        ConfigError: the recipe is for other spaces, a value is not allowed, or no validation images are held out for a search.
     """
-    fitting = [known for known, recipe in RECIPES.items() if space in recipe.networks]
-    if name is None:
-        name = FOR_DATASETS.get(dataset or "") or defaults.get(space)
-    if name is None:
-        raise ConfigError(f"no recipe trains architectures of space {space!r}; there are recipes for {', '.join(DEFAULTS)}")
+    base, own = (spec, {}) if spec is None or isinstance(spec, str) else (spec.get("base"), spec)
+    if base is None:
+        chosen = space.recipe(purpose, dataset)
+        recipe = _named(chosen, space) if isinstance(chosen, str) else _changed(_named(chosen.get("base", "quick"), space), chosen, space)
+    else:
+        recipe = _named(base, space)
+    recipe = _changed(recipe, own, space)
+    if purpose == "search" and not recipe.validation:
+        raise ConfigError(f"recipe {recipe.name!r} holds no validation images out, so nothing tells architectures apart in a search")
+    return recipe
+
+
+def read_recipe(text: str) -> str | dict[str, Any]:
+    """What `make_recipe` takes, as a user names it: a recipe by name, or a YAML file that holds one.
+
+    Raises:
+        ConfigError: the file cannot be read, or holds no mapping.
+    """
+    return read_yaml(text) if text.endswith((".yaml", ".yml")) else text
+
+
+def _named(name: Any, space: SearchSpace) -> Recipe:
+    if not isinstance(name, str):
+        raise ConfigError(f"base of a recipe is the name of another, one of {', '.join(RECIPES)}; not {name!r}")
     if name not in RECIPES:
-        raise unknown("recipe", name, RECIPES)
-    if name not in fitting:
-        raise ConfigError(f"recipe {name!r} does not train architectures of space {space!r}; use {' or '.join(fitting) or 'another space'}")
+        raise unknown("recipe", name, [*RECIPES, "FILE.yaml"])
+    fitting = [known for known, recipe in RECIPES.items() if space.name in recipe.networks]
+    if fitting and name not in fitting:
+        raise ConfigError(f"recipe {name!r} does not train architectures of space {space.name!r}; use {' or '.join(fitting)}")
     return RECIPES[name]
+
+
+def _changed(base: Recipe, changes: Mapping[str, Any], space: SearchSpace) -> Recipe:
+    """`base` with other values, under a name that tells them."""
+    changes = {key: value for key, value in changes.items() if key != "base"}
+    known = [f.name for f in fields(Recipe) if f.name != "networks"]
+    for key in changes:
+        if key not in (*known, "network"):
+            raise unknown("field of a recipe", key, [*known, "base", "network"])
+    options = changes.get("network", {})
+    if not isinstance(options, Mapping):
+        raise ConfigError(f"network of a recipe holds options of the network, as in recipe.network.channels=8; not {options!r}")
+    own = base.network_options(space.name)
+    networks = {**base.networks, space.name: {**own, **options}}
+    values = {f.name: getattr(base, f.name) for f in fields(Recipe)} | changes | {"networks": networks}
+    values.pop("network", None)
+    try:
+        made = TypeAdapter(Recipe).validate_python(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field, problem = str(first["loc"][0]), first["msg"]
+        raise ConfigError(f"{field} of a recipe cannot be {values[field]!r}: {problem[0].lower()}{problem[1:]}") from error
+    if made.nesterov and (made.optimizer != "sgd" or not made.momentum):
+        raise ConfigError("nesterov of a recipe needs the optimizer 'sgd' and a momentum above 0; set nesterov to false, or change these")
+    different = {key: getattr(made, key) for key in sorted(changes) if key in known[2:] and getattr(made, key) != getattr(base, key)}
+    different |= {f"network.{key}": value for key, value in sorted(options.items()) if (key, value) not in own.items()}
+    described = ", ".join(f"{key}={json.dumps(value)}" for key, value in different.items())
+    name = f"{base.name} with {described}" if described else base.name
+    return replace(made, name=f"{changes['name']}: {name}" if "name" in changes else name)

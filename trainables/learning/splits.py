@@ -54,7 +54,7 @@ class Files:
 class Split:
     """Some of the images of a data set."""
 
-    images: Tensor  # (n, c, h, w) float32 in [0, 1]; (images - mean) / std normalises them
+    images: Tensor  # (n, c, h, w) uint8 in [0, 255], or float32 in [0, 1]
     labels: Tensor  # (n,) int64
 
     def __len__(self) -> int:
@@ -64,15 +64,24 @@ class Split:
         """The same images, on a device."""
         return Split(self.images.to(device), self.labels.to(device))
 
-    def batches(self, indices: Sequence[Tensor], share: tuple[int, int] = (0, 1)) -> Iterator[tuple[Tensor, Tensor]]:
-        """Images and labels of each of the batches, on the device of the split.
+    def batches(
+        self, indices: Sequence[Tensor], share: tuple[int, int] = (0, 1), device: torch.device | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images, float32 in [0, 1], and labels of each of the batches.
 
         Args:
             indices: of the images of each batch, (n,) int64.
             share: (i, k): of each batch only part i of `tensor_split(k)` is used; other images may be black.
+            device: where they are wanted; None: where the split is.
         """
+        return ((fractions(images), labels) for images, labels in self.raw(indices, share, device))
+
+    def raw(
+        self, indices: Sequence[Tensor], share: tuple[int, int] = (0, 1), device: torch.device | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """As `batches`, with images of the type in which they are held."""
         for chosen in indices:
-            yield self.images[chosen], self.labels[chosen]
+            yield self.images[chosen].to(device or self.images.device), self.labels[chosen].to(device or self.labels.device)
 
 
 @dataclass(frozen=True)
@@ -87,13 +96,15 @@ class StreamedSplit(Split):
     def to(self, device: torch.device) -> "StreamedSplit":
         return StreamedSplit(self.images.to(device), self.labels.to(device), self.files)
 
-    def batches(self, indices: Sequence[Tensor], share: tuple[int, int] = (0, 1)) -> Iterator[tuple[Tensor, Tensor]]:
-        """As those of a Split, with the same values.
+    def raw(
+        self, indices: Sequence[Tensor], share: tuple[int, int] = (0, 1), device: torch.device | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """As those of a Split of uint8, with the same values.
 
         Raises:
             DataError: an image cannot be read, or has another size than the first one; or a process was lost.
         """
-        device = self.images.device
+        device = device or self.images.device
         loader: DataLoader[Tensor | DataError] = DataLoader(
             [chosen.cpu().numpy() for chosen in indices],  # type: ignore[arg-type]  # a list will do
             batch_size=None,
@@ -111,7 +122,7 @@ class StreamedSplit(Split):
                 raise DataError(f"a process that reads images was lost ({reason}); is there enough memory, also in /dev/shm?") from error
             if isinstance(images, DataError):
                 raise images
-            yield images.to(device, non_blocking=True).float().mul_(1 / 255), self.labels[chosen]
+            yield images.to(device, non_blocking=True), self.labels[chosen].to(device)
 
 
 def _read(files: Files, share: tuple[int, int], chosen: NDArray[np.int64]) -> Tensor | DataError:
@@ -137,8 +148,27 @@ def pixels(path: str) -> NDArray[np.uint8]:
         raise DataError(f"{path} cannot be read as an image; remove it") from error
 
 
-def sample(split: StreamedSplit) -> Tensor:
-    """Random images, always the same: (n, c, h, w); all, in their order, if they are few."""
-    count = min(len(split), SAMPLE[0], max(1, SAMPLE[1] // split.images.shape[1:].numel()))
-    chosen = np.sort(np.random.default_rng(0).permutation(len(split))[:count])
-    return torch.cat([images for images, _ in split.batches(torch.split(torch.from_numpy(chosen), 64))])
+def fractions(images: Tensor) -> Tensor:
+    """Images of uint8 or float32 as float32 in [0, 1]."""
+    return images.float().mul_(1 / 255) if images.dtype == torch.uint8 else images
+
+
+def statistics(split: Split) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """(c,) mean and (c,) deviation, at least 0.001, of all images, or of SAMPLE of those that are streamed, always the same ones."""
+    if split.images.dtype == torch.float32 and not isinstance(split, StreamedSplit):
+        mean, std = split.images.mean((0, 2, 3)), split.images.std((0, 2, 3)).clamp(min=1e-3)  # a channel may be constant
+        return tuple(mean.tolist()), tuple(std.tolist())
+    shape = split.images.shape[1:]
+    chosen = torch.arange(len(split))
+    if isinstance(split, StreamedSplit):
+        count = min(len(split), SAMPLE[0], max(1, SAMPLE[1] // shape.numel()))
+        chosen = torch.from_numpy(np.sort(np.random.default_rng(0).permutation(len(split))[:count]))
+    sums, squares = torch.zeros(2, shape[0], dtype=torch.int64)
+    for images, _ in split.raw(torch.split(chosen, 64)):  # a few at a time, as int64 takes eight times their memory
+        values = images.long()
+        sums += values.sum((0, 2, 3))
+        squares += values.square().sum((0, 2, 3))
+    n = len(chosen) * shape[1:].numel()
+    means = tuple(total / (255 * n) for total in sums.tolist())
+    variances = ((n * square - total**2) / (n * (n - 1)) for total, square in zip(sums.tolist(), squares.tolist(), strict=True))
+    return means, tuple(max(1e-3, variance**0.5 / 255) for variance in variances)

@@ -19,7 +19,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from raynas.arch import Arch
 from raynas.errors import ConfigError, RaynasError, ResumeError
+from raynas.spaces import SearchSpace
 from trainables.learning.augmentation import cutout, random_crop, random_flip
+from trainables.learning.blame import blamed
 from trainables.learning.data import Data
 from trainables.learning.networks import make_network
 from trainables.learning.networks.operations import memory_format
@@ -62,6 +64,11 @@ def make_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ConfigError(f"the device {name!r} cannot be used here: {str(error).splitlines()[0]}; auto chooses one") from error
     return device
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether to train in bfloat16: on a GPU that computes in it. Those that only emulate it are slower with it than in float32."""
+    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def limit_threads(resources: Any) -> None:
@@ -111,7 +118,7 @@ def check_shares(batch_size: int, workers: int, micro_batches: int = 1) -> None:
 
 
 class Trainer:
-    """Trains the network of `arch` on `data` as `recipe` says.
+    """Trains the network of `arch`, of `space`, on `data` as `recipe` says.
 
     What is random in an epoch follows from `seed` and the number of the epoch alone, so that a training that goes on from a saved
     state is, on a CPU with the same number of threads, equal to one that never stopped, bit for bit.
@@ -128,12 +135,12 @@ class Trainer:
         compiled: whether torch.compile makes the network faster; it needs a C++ compiler, and takes its time at first.
 
     Raises:
-        ConfigError: the network does not fit the images, the recipe not the space, or the batch not the number of processes; or
-            nothing can be compiled here.
+        ConfigError: the network does not fit the images, or the batch not the number of processes; or nothing can be compiled here.
     """
 
     def __init__(
         self,
+        space: SearchSpace,
         arch: Arch,
         data: Data,
         recipe: Recipe,
@@ -144,9 +151,7 @@ class Trainer:
         micro_batches: int = 1,
         compiled: bool = False,
     ) -> None:
-        if arch.space not in recipe.networks:
-            raise ConfigError(f"recipe {recipe.name!r} is for {', '.join(recipe.networks)}, not for space {arch.space!r}")
-        self.arch, self.data, self.recipe, self.device, self.seed = arch, data, recipe, device, seed
+        self.space, self.arch, self.data, self.recipe, self.device, self.seed = space, arch, data, recipe, device, seed
         self.epochs = recipe.epochs if epochs is None else epochs
         self.batch_size = recipe.batch_size if batch_size is None else batch_size
         self.micro_batches, self.compiled = micro_batches, compiled
@@ -159,11 +164,11 @@ class Trainer:
         self.epoch = 0  # how many are done
         self.train_seconds = 0.0  # spent on training so far
         with self._randomness(0):
-            network = make_network(arch, data.classes, data.image_size, data.channels, **recipe.networks[arch.space])
-        cuda = device.type == "cuda"
+            network = make_network(space, arch, data.classes, data.image_size, data.channels, **recipe.network_options(space.name))
         self._format = memory_format(network, device)
         self.network = network.to(device, memory_format=self._format)  # type: ignore[call-overload]
-        self.parameters, self.flops = network_cost(self.network, data.channels, data.image_size)
+        with blamed(f"the network of space {space.name!r}"):
+            self.parameters, self.flops = network_cost(self.network, data.channels, data.image_size)
         self.optimizer = _optimizer(recipe, self.network)
         self._model = _compiled(self.network, device) if compiled else self.network
         self._averaging = self._model  # its gradients are averages over the workers
@@ -171,8 +176,8 @@ class Trainer:
             # A static graph may have layers that are never used. Batch norms are averaged after each epoch instead.
             self._averaging = DistributedDataParallel(self._model, broadcast_buffers=False, static_graph=True)
         self.normalize = Normalize(data.mean, data.std).to(device)
-        self._bf16 = cuda and torch.cuda.is_bf16_supported()
-        self._splits = {name: getattr(data, name).to(device) for name in ("train", "valid", "test")}
+        self._bf16 = has_bf16(device)
+        self._splits = {"train": data.train.to(device), "valid": data.valid.to(device), "test": data.test}  # tested once, batch by batch
 
     @contextmanager
     def _randomness(self, epoch: int) -> Iterator[None]:
@@ -292,10 +297,10 @@ class Trainer:
             return None
         self.network.eval()
         totals = torch.zeros(2, device=self.device)  # correct, not finite
-        share = torch.arange(len(part), device=self.device)[self.rank :: self.workers]
+        share = torch.arange(len(part), device=part.labels.device)[self.rank :: self.workers]
         batches = torch.split(share, 2 * max(1, self.batch_size // self.micro_batches // self.workers))
         with torch.inference_mode(), self._autocast():
-            for images, labels in part.batches(batches):
+            for images, labels in part.batches(batches, device=self.device):
                 logits = self._model(self._formatted(self.normalize(images)))
                 totals += torch.stack([(logits.argmax(1) == labels).sum(), (~logits.isfinite()).sum()])
         correct, bad = self._sum(totals).tolist()
@@ -312,7 +317,7 @@ class Trainer:
     @property
     def arguments(self) -> dict[str, Any]:
         """With which another Trainer, on any device, trains in the same way."""
-        names = ("arch", "data", "recipe", "seed", "epochs", "batch_size", "micro_batches", "compiled")
+        names = ("space", "arch", "data", "recipe", "seed", "epochs", "batch_size", "micro_batches", "compiled")
         return {name: getattr(self, name) for name in names}
 
     def state_dict(self) -> dict[str, Any]:

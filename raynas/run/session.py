@@ -1,0 +1,273 @@
+"""One session of a run on Ray: a new run, or the continuation of an interrupted one."""
+
+import inspect
+import json
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+import ray
+from ray import tune
+from rich.console import Console
+
+from raynas import storage
+from raynas.config import RunConfig, provenance
+from raynas.errors import ConfigError, RaynasError
+from raynas.outcome import METRICS, Objective, declare
+from raynas.registry import check_options, keywords, resolve
+from raynas.results import Tables
+from raynas.run.connect import connect
+from raynas.run.display import Display
+from raynas.run.ray_private import quieten
+from raynas.run.recorder import Recorder
+from raynas.run.schedulers import make_scheduler, remembers, replay
+from raynas.run.slots import needs_of, slots
+from raynas.run.summary import Run, read_run
+from raynas.run.supernets import Supernets, oneshot_method
+from raynas.run.train_command import train_command
+from raynas.run.warm_start import dataset_of, observations, warm_tables
+from raynas.spaces import SearchSpace, make_space
+from searchers import Method, make_searcher
+from searchers.tune import TuneSearcher
+from trainables import TRAINABLES
+from trainables.base import Plan
+
+_TUNE = {
+    "RAY_AIR_NEW_OUTPUT": "0",  # Tune's own tables would tear the live one apart
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # else a report without the metric ends the run; here it fails its trial
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # the recorder says in one line what failed
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",  # epochs may take less than the 5 s of this
+}
+
+
+class Session:
+    """One session of one run: a new run, or with `before` the continuation of an interrupted one.
+
+    Raises:
+        RaynasError: something that the user asked for cannot work; nothing has been written then.
+    """
+
+    def __init__(self, config: RunConfig, uri: str, console: Console, before: Tables | None = None) -> None:
+        self.config, self.uri, self.console, self.before = config, uri, console, before
+        needs_of(config)
+        self.whole_space = make_space(config.space, config.space_options)
+        self.trainable = resolve(TRAINABLES, config.trainable, "trainable")
+        check_trainable(self.trainable, config.trainable)
+        declared = {metric.name: metric for metric in getattr(self.trainable, "metrics", ())}
+        self.objective = Objective.parse(config.objective, config.limit, declare(config.metrics, METRICS | declared))
+        self.trial_config = self._trial_config()
+        self.plan = self._plan()
+        self.space: SearchSpace = getattr(self.plan, "space", None) or self.whole_space  # what trials can answer
+        method = oneshot_method(config.searcher, config.searcher_options)
+        self.supernets = None if method is None else Supernets(method, config, uri)  # they find the architectures of a one-shot search
+        self.searcher = self._searcher(method)
+        first = self.objective.first
+        self.scheduler = make_scheduler(
+            config.scheduler, first.name, first.direction or "max", self.plan.max_epochs, config.scheduler_options
+        )
+        self.warm = warm_tables(config, uri)
+        self.command, self.hint = train_command(uri, config, dataset_of(config))
+
+    def _trial_config(self) -> dict[str, Any]:
+        config = self.config
+        common = {"space": config.space, "space_options": config.space_options, "table": config.table, "dataset": config.dataset}
+        common |= {"max_epochs": config.max_epochs, "seed": config.seed} | config.trainable_options
+        if config.recipe is None:
+            return common
+        if "recipe" in config.trainable_options:
+            raise ConfigError("the recipe is given twice, as recipe and as trainable_options.recipe; leave out one of them")
+        return common | {"recipe": config.recipe}
+
+    def _plan(self) -> Plan:
+        config, plan = self.config, getattr(self.trainable, "plan", None)
+        if plan is None:
+            return Plan(config.max_epochs)
+        if config.recipe is not None and "recipe" not in keywords(plan):
+            raise ConfigError(f"the trainable {config.trainable!r} takes no recipe; leave --recipe out, or add --trainable train")
+        given = {key: self.trial_config[key] for key in (*config.trainable_options, "recipe") if key in self.trial_config}
+        self.trial_config |= check_options(plan, given, f"trainable {config.trainable!r}")
+        made: Plan = plan(**self.trial_config)
+        return made
+
+    def _searcher(self, method: Method | None) -> TuneSearcher:
+        config = self.config
+        settings: dict[str, Any] = {
+            "objective": self.objective,
+            "seed": config.seed if self.before is None else (config.seed, len(self.before.trials)),  # not the same draws again
+            "max_epochs": self.plan.max_epochs,
+            # Beside trials that answer at once another process would always come too late.
+            "fitting": "inline" if self.plan.instant else "process",
+        }
+        if method is not None:
+            return TuneSearcher(self.space, method=method, **settings)
+        try:
+            return make_searcher(config.searcher, self.space, config.searcher_options, **settings)
+        except RaynasError:
+            raise
+        except Exception as error:  # whatever a class of the user's own raises
+            problem = f"{type(error).__name__}: {error}"
+            raise ConfigError(f"searcher {config.searcher!r} cannot be made with {config.searcher_options}: {problem}") from error
+
+    def run(self) -> Run:
+        """Runs to the end, or until Ctrl-C; what is known then is on disk. A Ray that was running before is left running."""
+        done = 0 if self.before is None else len(self.before.trials)
+        left, room = self.config.trials - done, 0
+        with ExitStack() as stack:
+            stack.enter_context(_tune_environment())
+            if left > 0:
+                grows = stack.enter_context(_cluster(self.config.address))
+                room = slots(self.config, [node["Resources"] for node in ray.nodes() if node["Alive"]], grows)
+            self._write_config()  # first of all: a folder with a configuration can be resumed, whatever happens next
+            recorder = self._recorder()
+            self._tell(recorder)
+            try:
+                if left > 0 and self.supernets is not None:
+                    archs = self.supernets.search(room, self.console)
+                    self.searcher.enqueue(archs)
+                    recorder.progress.trials, left = len(archs), len(archs) - done
+                if left > 0:
+                    self._tune(recorder, left, room)
+            except KeyboardInterrupt:
+                self.console.print("interrupted")
+            finally:
+                recorder.close()
+                self.searcher.engine.close()
+        return read_run(self.uri, self.config, self.objective, recorder.progress, self.searcher.exhausted)
+
+    def _write_config(self) -> None:
+        """What a resumed run was told to change counts for later sessions too."""
+        config = {"config": self.config.model_dump()}
+        if self.before is None:
+            config |= provenance() | {"started_at": datetime.now(UTC).isoformat(timespec="seconds")}
+        else:
+            config = storage.read_json(self.uri, "config.json") | config
+        storage.write_json(self.uri, "config.json", config)
+
+    def _recorder(self) -> Recorder:
+        config = self.config
+        return Recorder(
+            self.uri,
+            self.searcher,
+            objective=self.objective,
+            space=self.whole_space,
+            trials=config.trials,
+            max_epochs=self.plan.max_epochs,
+            command=self.command,
+            about={"space": config.space, "space_options": config.space_options},
+            per_trial=config.tensorboard_trials,
+            scheduler=self.scheduler if remembers(self.scheduler) else None,
+            before=self.before,
+        )
+
+    def _tell(self, recorder: Recorder) -> None:
+        """Tells searcher and scheduler what earlier sessions and other runs found out, and puts unfinished trials first."""
+        engine, earlier = self.searcher.engine, [*self.warm, *([] if self.before is None else [self.before])]
+        engine.tell_many([told for tables in earlier for told in observations(engine, self.whole_space, tables)])
+        if self.before is None:
+            return
+        self.searcher.enqueue(self.whole_space.from_config(json.loads(row["arch"])) for row in recorder.unfinished.values())
+        if remembers(self.scheduler):
+            replay(self.scheduler, self.before, self.objective.first.name)
+        if self._checkpoints().checkpoint_frequency:
+            recorder.forget_checkpoints()
+
+    def _tune(self, recorder: Recorder, left: int, room: int) -> None:
+        """Lets Tune run the trials that are left."""
+        config, (filesystem, path) = self.config, storage.filesystem(storage.join(self.uri, "tune"))
+        activity = f"{config.searcher} searches" if self.supernets is None else "training architectures of"
+        self.console.print(
+            f"{activity} {config.space}: {left} trials, {room} at once; results go to {self.uri}",
+            highlight=False,
+            soft_wrap=True,
+        )
+        tuner = tune.Tuner(
+            tune.with_resources(self.trainable, {"cpu": config.cpus_per_trial, "gpu": config.gpus_per_trial}),
+            param_space=self.trial_config,
+            tune_config=tune.TuneConfig(
+                search_alg=self.searcher,
+                scheduler=self.scheduler,
+                num_samples=left,
+                max_concurrent_trials=room,
+                reuse_actors=can_be_reused(self.trainable),
+                trial_dirname_creator=lambda trial: trial.trial_id,
+            ),
+            run_config=tune.RunConfig(
+                name=f"{datetime.now(UTC):%Y%m%dT%H%M%S}",
+                storage_path=path,
+                storage_filesystem=filesystem,
+                callbacks=[recorder],
+                failure_config=tune.FailureConfig(max_failures=config.max_failures),
+                checkpoint_config=self._checkpoints(),
+                verbose=0,
+            ),
+        )
+        recorder.display = Display(self.console)  # not before: Tune pickles the recorder in the line above
+        tuner.fit()
+
+    def _checkpoints(self) -> tune.CheckpointConfig:
+        """After each report, so that a trial loses one epoch at most; two, as the newest may be half written when all is killed."""
+        save = getattr(self.trainable, "save_checkpoint", None)  # a function has none, and writes checkpoints as it likes
+        if self.plan.instant or save in (None, tune.Trainable.save_checkpoint):
+            return tune.CheckpointConfig(checkpoint_at_end=False)
+        return tune.CheckpointConfig(num_to_keep=2, checkpoint_frequency=1, checkpoint_at_end=False)
+
+
+def check_trainable(trainable: Any, name: str) -> None:
+    """Refuses what Tune cannot run.
+
+    Raises:
+        ConfigError: it is neither a class of Tune's nor a function of a configuration.
+    """
+    if inspect.isclass(trainable):
+        fits = issubclass(trainable, tune.Trainable)
+    else:
+        try:
+            inspect.signature(trainable).bind({})
+            fits = True
+        except (TypeError, ValueError):  # nothing that can be called, or not with one argument
+            fits = False
+    if not fits:
+        raise ConfigError(
+            f"the trainable {name!r} must be a subclass of ray.tune.Trainable or a function of one configuration, but is neither"
+        )
+
+
+def can_be_reused(trainable: Any) -> bool:
+    """Whether an actor of the trainable can become another trial: a class must say how, by `reset_config`; Tune does it for functions."""
+    reset = getattr(trainable, "reset_config", None)  # a function has none
+    return reset is not tune.Trainable.reset_config
+
+
+@contextmanager
+def _tune_environment() -> Iterator[None]:
+    """How Tune behaves during a run; what a user has set, counts."""
+    changed = {key: value for key, value in _TUNE.items() if key not in os.environ}
+    os.environ.update(changed)
+    try:
+        yield
+    finally:
+        for key in changed:
+            del os.environ[key]
+
+
+@contextmanager
+def _cluster(address: str | None) -> Iterator[bool]:
+    """A cluster to run on, and whether more nodes may join it. One that the caller has initialised is used, and outlives the run.
+
+    Raises:
+        ConfigError: nothing answers at `address`, or the caller has initialised another one.
+    """
+    if ray.is_initialized():
+        if address is not None:
+            raise ConfigError(f"Ray is initialised already; leave out the address {address}, or call ray.shutdown() before")
+        quieten()
+        yield True
+        return
+    started = connect(address)
+    try:
+        yield not started
+    finally:
+        ray.shutdown()

@@ -1,0 +1,134 @@
+"""From what a user gives, in a command line or in Python, to the configuration of a run, which every node and later session reads alike."""
+
+import importlib
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from raynas import storage
+from raynas.arch import Arch
+from raynas.config import RESUMABLE, RunConfig, make_config
+from raynas.errors import ConfigError, ResultsError, ResumeError
+from raynas.run.schedulers import SCHEDULERS
+from raynas.run.supernets import SEEDS, oneshot_method, respelled
+from raynas.spaces import SPACES
+from searchers import SEARCHERS
+from trainables import TRAINABLES
+
+
+def read_recipe(text: str) -> str | dict[str, Any]:
+    return text
+
+
+REGISTRIES: dict[str, Mapping[str, Any]] = {
+    "space": SPACES,
+    "trainable": TRAINABLES,
+    "searcher": SEARCHERS,
+    "scheduler": SCHEDULERS,
+}
+
+
+def new_run(given: Mapping[str, Any]) -> tuple[RunConfig, str]:
+    """The configuration of a new run, and its folder, which holds no run yet.
+
+    Raises:
+        ConfigError, UnknownNameError: a value is not allowed, or a key does not exist.
+        ResultsError: the folder holds a run.
+    """
+    values = plain(given)
+    config = make_config(values, RunConfig)
+    if oneshot_method(config.searcher, {}) is not None:
+        config = make_config({"trials": SEEDS, "trainable": "train"} | values, RunConfig)
+    uri = config.out or _new_folder(config)
+    if storage.exists(uri, "config.json") or storage.exists(uri, "parts"):
+        raise ResultsError(f"{uri} already holds a run; go on with it by --resume {uri}, or choose another --out")
+    return config, uri
+
+
+def resumed_run(folder: str, given: Mapping[str, Any]) -> RunConfig:
+    """The configuration with which the run in `folder` goes on, changed by what is given.
+
+    Raises:
+        ConfigError, UnknownNameError: a value is not allowed, or a key does not exist.
+        ResultsError: there is no run in the folder.
+        ResumeError: what is given would make it another search.
+    """
+    stored, values = plain(storage.read_json(folder, "config.json").get("config", {})), plain(given)
+    config = make_config(stored | values, RunConfig)  # a configuration of an earlier version has fewer keys
+    before = make_config(stored, RunConfig)
+    for key in values:
+        old, new = getattr(before, key), getattr(config, key)
+        if key not in RESUMABLE and old != new:
+            raise ResumeError(
+                f"the run in {folder} has {key} = {old!r}, so it cannot go on with {new!r}; "
+                "leave that out, or start a new run with another --out"
+            )
+    return config
+
+
+def plain(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings as plain JSON that holds everywhere: classes by name, absolute paths, recipes by content.
+
+    Trials have working directories of their own, and a run may go on from another; so paths are made absolute.
+    """
+    values = dict(given)
+    for key, registry in REGISTRIES.items():
+        if key in values:
+            values[key] = name_of(key, values[key], registry)
+    values = respelled(values)
+    if "table" in values:
+        values["table"] = _path(values["table"])
+    if isinstance(values.get("warm_start"), (str, list, tuple)):
+        runs = [values["warm_start"]] if isinstance(values["warm_start"], str) else values["warm_start"]
+        values["warm_start"] = [_path(run) for run in runs]
+    dataset = values.get("dataset")
+    if isinstance(dataset, str) and dataset.startswith("folder:"):
+        values["dataset"] = "folder:" + _path(dataset.removeprefix("folder:"))
+    for key in ("trainable_options", "searcher_options"):
+        if isinstance(values.get(key), dict) and "data_dir" in values[key]:
+            values[key] = values[key] | {"data_dir": _path(values[key]["data_dir"])}
+    options = values.get("searcher_options")
+    if isinstance(options, dict) and isinstance(options.get("points_to_evaluate"), (list, tuple)):
+        points = [point.to_config() if isinstance(point, Arch) else point for point in options["points_to_evaluate"]]
+        values["searcher_options"] = options | {"points_to_evaluate": points}
+    if isinstance(values.get("recipe"), (str, dict)):
+        values["recipe"] = _recipe(values["recipe"])
+    return values
+
+
+def name_of(kind: str, value: Any, registry: Mapping[str, Any]) -> Any:
+    """The name by which every process finds a class or function: a registered one, or `module:attribute`; texts stay as they are.
+
+    Raises:
+        ConfigError: no other process could import it.
+    """
+    if not callable(value):
+        return value  # a text; anything else is refused by the configuration
+    module, name = getattr(value, "__module__", None), getattr(value, "__qualname__", None)
+    if module is None or name is None:
+        raise ConfigError(f"{kind} must be a name, a class or a function, not {value!r}")
+    text, mend = f"{module}:{name}", "trials run in other processes, so move it to the top of a module that can be imported"
+    if module == "__main__":
+        raise ConfigError(f"the {kind} {name} is defined in the script or notebook that runs; {mend}")
+    if getattr(importlib.import_module(module), name, None) is not value:  # within a function or a class
+        raise ConfigError(f"the {kind} {name} cannot be imported from {module}; {mend}")
+    return next((known for known, entry in registry.items() if entry is value or entry == text), text)
+
+
+def _path(text: Any) -> Any:
+    return str(Path(text).expanduser().resolve()) if isinstance(text, (str, Path)) and "://" not in str(text) else text
+
+
+def _recipe(recipe: str | dict[str, Any]) -> str | dict[str, Any]:
+    """A recipe whose base is a name: what a YAML file holds is stored, not its path."""
+    if isinstance(recipe, str):
+        return read_recipe(recipe)
+    base = read_recipe(recipe["base"]) if isinstance(recipe.get("base"), str) else None
+    return base | {key: value for key, value in recipe.items() if key != "base"} if isinstance(base, dict) else recipe
+
+
+def _new_folder(config: RunConfig) -> str:
+    name = f"{config.space}-{config.searcher}".replace(":", "-")
+    base = f"runs/{name}-{datetime.now():%Y%m%d-%H%M%S}"
+    return next(path for path in [base, *(f"{base}-{i}" for i in range(2, 100))] if not Path(path).exists())

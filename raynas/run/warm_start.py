@@ -1,0 +1,66 @@
+"""What is known before a run begins: results of its own earlier sessions, and of other runs of the same space and data set."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from raynas import results, storage
+from raynas.config import RunConfig, make_config
+from raynas.errors import ConfigError, ResultsError, TableError
+from raynas.history import Observation
+from raynas.results import Tables
+from raynas.run.settings import plain
+from raynas.spaces import SearchSpace
+from raynas.tables import Table
+from searchers import Engine
+
+
+def observations(engine: Engine, space: SearchSpace, tables: Tables) -> Iterator[Observation]:
+    """What the trials in `tables` that have ended say, in the eyes of the search that `engine` is."""
+    name = engine.objective.first.name
+    curves: dict[str, list[tuple[float, float]]] = {}
+    for report in tables.reports.to_pylist():
+        if report.get(name) is not None:
+            curves.setdefault(report["trial_id"], []).append((report["epoch"], report[name]))
+    for row in tables.trials.to_pylist():
+        error = (row["error"] or "it failed") if row["status"] == "failed" else None
+        arch = space.from_config(json.loads(row["arch"]))
+        yield engine.observation(arch, row | {"epoch": row["epochs"]}, curves.get(row["trial_id"], []), error=error)
+
+
+def dataset_of(config: RunConfig) -> str:
+    """The data set of a run: a table that is looked up in says itself of which it is.
+
+    Raises:
+        TableError: the table is missing or damaged.
+    """
+    return Table.open(config.table).dataset if config.trainable == "lookup" and config.table is not None else config.dataset
+
+
+def warm_tables(config: RunConfig, uri: str) -> list[Tables]:
+    """The tables of the runs that `config.warm_start` names.
+
+    Raises:
+        ResultsError: one of them is missing or damaged.
+        ConfigError: it is this run itself, or of another space or data set.
+    """
+    return [_other(config, uri, other) for other in config.warm_start]
+
+
+def _other(config: RunConfig, uri: str, other: str) -> Tables:
+    if storage.filesystem(other) == storage.filesystem(uri):
+        raise ConfigError(f"--warm-start {other} is this run's own folder; name another run, or go on with this one by --resume")
+    try:
+        theirs = make_config(plain(storage.read_json(other, "config.json").get("config", {})), RunConfig)
+        tables = results.read(other)
+        pairs: dict[str, tuple[Any, Any]] = {
+            "space": (theirs.space, config.space),
+            "options of the space": (theirs.space_options, config.space_options),
+            "data set": (config.dataset,) * 2 if theirs.table == config.table is not None else (dataset_of(theirs), dataset_of(config)),
+        }
+    except (ResultsError, TableError) as error:
+        raise ResultsError(f"--warm-start {other}: {error}") from error
+    for what, (there, here) in pairs.items():
+        if there != here:
+            raise ConfigError(f"--warm-start {other}: that run is of another {what}, {there} and not {here}; its results say nothing here")
+    return tables

@@ -1,0 +1,403 @@
+"""Ask and tell without Ray: the loop around a method, what it learns from, and where it is asked."""
+
+import json
+import logging
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import FrozenInstanceError, dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+from searcher_contract import ToySpace
+
+from raynas.arch import Arch
+from raynas.errors import ConfigError
+from raynas.history import History, Observation
+from raynas.outcome import Metric, Objective
+from raynas.spaces import SearchSpace, make_space
+from searchers import Bananas, Engine, Evolution, FunctionMethod, Method, Proposal, Random, make_engine, make_method
+from searchers.fitting import Beside
+
+QUICK: dict[str, Any] = {"encoding": "path", "pool": 40, "predictor_options": {"members": 2, "layers": 1, "width": 8, "epochs": 3}}
+
+
+def asked(search: Engine) -> Arch:
+    suggestion = search.ask()
+    assert suggestion is not None
+    return suggestion.arch
+
+
+def value(arch: Arch) -> float:
+    return arch.id.count("a") / len(arch.id)
+
+
+# -- plain use -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_search_needs_no_ray() -> None:
+    code = """
+import sys
+sys.modules["ray"] = None  # any import of it fails
+from searchers import Bananas, Engine, Evolution, Random
+for method in (Bananas(pool=40, predictor_options={"epochs": 3}), Evolution(), Random()):
+    search = Engine(method, "nasbench201", max_budget=200)
+    for i in range(20):
+        arch = search.ask().arch
+        search.report(arch, {"valid_accuracy": 0.5, "epoch": 100})
+        search.tell(arch, {"valid_accuracy": arch.id.count("nor_conv") / 6, "epoch": 200})
+    assert len(search.history.observed) == 20 and search.recommend() is not None
+    print(type(method).__name__, len(search.refits))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[1:] == ["Evolution 0", "Random 0"]
+
+
+def test_a_number_is_a_result() -> None:
+    search = Engine(Random(), ToySpace(4), max_budget=8)
+    first, second, third = asked(search), asked(search), ToySpace(4).make("cccc")
+    outcomes = (
+        search.tell(first, 0.5),
+        search.tell(second.id, {"valid_accuracy": 0.25}),
+        search.tell(third, {"valid_accuracy": 0.1, "epoch": 4}),
+    )
+    assert [outcome and (outcome.status, outcome.budget) for outcome in outcomes] == [("finished", 8), ("finished", 8), ("stopped", 4)]
+    assert search.tell("never seen", 0.5) is None
+    assert search.recommend() == first
+    failed = search.tell(asked(search), error="it broke")
+    assert failed is not None
+    assert (failed.status, failed.error) == ("failed", "it broke")
+
+
+def test_methods_are_values() -> None:
+    assert Bananas(pool=7) == Bananas(pool=7) != Bananas()
+    with pytest.raises(FrozenInstanceError):
+        Evolution().population = 3  # type: ignore[misc]
+    space, history = ToySpace(4), History()
+    for word in ("aaaa", "abca", "cccc"):
+        history.add(Observation(space.make(word), "finished", ((1.0, 0.5),)))
+    before = json.dumps(history.to_json())
+    for method in (Bananas(**QUICK), Evolution(), Random()):
+        first, again = (method.propose(space, history, np.random.default_rng(3), 5) for _ in range(2))
+        assert first == again
+        assert len(first.archs) == 5
+    assert json.dumps(history.to_json()) == before
+
+
+def test_what_is_no_method_is_refused() -> None:
+    for name, message in (("collections:Counter", "must be a subclass of searchers.Method"), ("searchers:Method", "it lacks propose")):
+        with pytest.raises(ConfigError, match=message):
+            make_method(name)
+    with pytest.raises(ConfigError, match="points_to_evaluate takes a list"):
+        make_engine("random", ToySpace(2), {"points_to_evaluate": "abc"})
+    with pytest.raises(ConfigError, match="an architecture is given as JSON"):
+        make_engine("random", ToySpace(2), {"points_to_evaluate": ["abc"]})
+
+
+# -- results from elsewhere ----------------------------------------------------------------------------------------------
+
+
+def test_one_fit_sees_all_that_is_told_at_once() -> None:
+    search = Engine(Bananas(**QUICK), ToySpace(6), fitting="thread")
+    archs = list(ToySpace(6).enumerate() or ())[:100]
+    search.tell_many(search.observation(arch, {"valid_accuracy": value(arch)}) for arch in archs)
+    search.wait()
+    assert [refit.observations for refit in search.refits] == [100]
+    known = {arch.id for arch in archs}
+    assert not known & {asked(search).id for _ in range(20)}
+
+
+def test_observations_keep_curves_and_signs() -> None:
+    search = Engine(Random(), ToySpace(2), objective=Objective((Metric("loss", "min"),)), max_budget=8)
+    arch = ToySpace(2).make("ab")
+    finished = search.observation(arch, {"loss": 0.5, "epoch": 8}, [(2, 0.9), (4, float("nan")), (8, 0.5)])
+    assert (finished.status, finished.curve) == ("finished", ((2.0, -0.9), (8.0, -0.5)))
+    assert search.observation(arch, {"loss": 0.7, "epoch": 4}).status == "stopped"
+    assert search.observation(arch, {"epoch": 4}).status == "failed"
+    assert search.observation(arch, {"loss": 0.7, "epoch": 8}, error="no").status == "failed"
+
+
+# -- objectives and limits -----------------------------------------------------------------------------------------------
+
+TWO = Objective((Metric("valid_accuracy", "max"), Metric("latency", "min")))
+
+
+def test_evolution_prefers_what_fewest_dominate() -> None:
+    space = ToySpace(6)
+    search = Engine(Evolution(population=4, tournament=200), space, objective=TWO)
+    for word, accuracy, latency in (("aaaaaa", 0.9, 5.0), ("bbbbbb", 0.5, 1.0), ("cccccc", 0.4, 6.0), ("abcabc", 0.4, 2.0)):
+        search.tell(space.make(word), {"valid_accuracy": accuracy, "latency": latency})
+    children = search.method.propose(space, search.history, np.random.default_rng(0), 10).archs
+    for child in children:  # of the two that nothing dominates
+        assert min(sum(a != b for a, b in zip(child.id, parent, strict=True)) for parent in ("aaaaaa", "bbbbbb")) == 1
+    best = search.history.best()
+    assert best is not None
+    assert (best.arch.id, best.merit.vector) == ("aaaaaa", (0.9, -5.0))
+
+
+def test_what_keeps_the_limits_wins() -> None:
+    space, objective = ToySpace(6), Objective.parse(["valid_accuracy"], ["latency<=4"])
+    search = Engine(Evolution(population=3, tournament=100), space, objective=objective)
+    for word, accuracy, latency in (("aaaaaa", 0.9, 5.0), ("bbbbbb", 0.5, 1.0), ("cccccc", 0.8, 8.0)):
+        search.tell(space.make(word), {"valid_accuracy": accuracy, "latency": latency})
+    children = search.method.propose(space, search.history, np.random.default_rng(0), 8).archs
+    assert [sum(a != b for a, b in zip(child.id, "bbbbbb", strict=True)) for child in children] == [1] * 8
+    recommended = search.recommend()
+    assert recommended is not None
+    assert recommended.id == "bbbbbb"
+    outcome = search.tell(space.make("abcabc"), {"valid_accuracy": 0.9})
+    assert outcome is not None
+    assert outcome.error == "the last report has no latency; it has valid_accuracy"
+
+
+def test_methods_of_one_objective_say_so() -> None:
+    with pytest.raises(ConfigError, match="Bananas optimises one objective, not 2; use evolution or random"):
+        Engine(Bananas(), objective=TWO)
+    with pytest.raises(ConfigError, match="Bananas keeps limits on parameters and flops only"):
+        Engine(Bananas(), objective=Objective.parse([], ["latency<=4"]))
+
+
+# -- budgets and memory --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Halving(Method):
+    """Evaluates words with a budget of 2, then the best half of them with 8; counts how often it was asked."""
+
+    def propose(self, space: SearchSpace, history: History, rng: np.random.Generator, count: int) -> Proposal:
+        asked = (history.memory or 0) + 1
+        stopped = sorted((o for o in history.observed.values() if o.status == "stopped"), key=lambda o: -o.value)
+        if len(history.observed) < 5:
+            return Proposal([space.sample(rng) for _ in range(50)], budgets=[2.0] * 50, memory=asked)
+        archs = [o.arch for o in stopped[:2]]
+        return Proposal(archs, [o.value for o in stopped[:2]], [8.0] * 2, asked)
+
+
+def test_a_proposal_may_name_a_budget_and_come_again_with_more() -> None:
+    search = Engine(Halving(num_initial=1), ToySpace(4), max_budget=8)
+    search.tell(asked(search), {"valid_accuracy": 0.0, "epoch": 8})
+    budgets: list[tuple[str, float | None]] = []
+    for _ in range(6):
+        suggestion = search.ask()
+        assert suggestion is not None
+        budgets.append((suggestion.arch.id, suggestion.budget))
+        search.tell(suggestion.arch, {"valid_accuracy": value(suggestion.arch), "epoch": suggestion.budget})
+    assert [budget for _, budget in budgets] == [2, 2, 2, 2, 8, 8]
+    words = [word for word, _ in budgets]
+    assert sorted((w.count("a") for w in words[:4]), reverse=True)[:2] == sorted((w.count("a") for w in words[4:]), reverse=True)
+    assert set(words[4:]) <= set(words[:4])
+    assert [search.history.observed[word].status for word in words[4:]] == ["finished"] * 2
+    assert len(search.history.observed) == 5
+    assert search.history.memory >= 2
+
+
+def test_memory_survives_a_restart() -> None:
+    search = Engine(Halving(num_initial=1), ToySpace(4), max_budget=8)
+    search.tell(asked(search), 0.5)
+    search.tell(asked(search), 0.5)
+    assert search.history.memory == 1
+    restored = Engine(Halving(num_initial=1), ToySpace(4), max_budget=8)
+    restored.load_json(json.loads(json.dumps(search.to_json())))
+    for each in (search, restored):
+        each.ask()
+    assert restored.history.memory == search.history.memory == 2
+    assert restored.to_json() == search.to_json()
+
+
+# -- in a process of its own ---------------------------------------------------------------------------------------------
+
+
+def of_process(space: SearchSpace, history: History, rng: np.random.Generator, count: int) -> Proposal:
+    """Tells by its memory in which process it ran, and what it knew; prints, which must not disturb."""
+    print("a method may print")
+    words = [arch for arch in space.enumerate() or () if arch.id not in history]
+    return Proposal(words[:count], memory=[os.getpid(), sorted(history.observed), sorted(history.pending)])
+
+
+def failing(space: SearchSpace, history: History, rng: np.random.Generator, count: int) -> Proposal:
+    raise RuntimeError("the model is broken")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learning(FunctionMethod):
+    learns: ClassVar[bool] = True
+
+
+@pytest.fixture
+def beside() -> Iterator[Any]:
+    made: list[Engine] = []
+
+    def make(method: Method, **options: Any) -> Engine:
+        made.append(Engine(method, ToySpace(4), fitting="process", **options))
+        return made[-1]
+
+    yield make
+    for engine in made:
+        engine.close()
+
+
+def run(search: Engine, trials: int) -> None:
+    for _ in range(trials):
+        search.tell(asked(search), 0.5)
+        search.wait()
+
+
+def test_a_process_fits_and_is_kept(beside: Any) -> None:
+    search = beside(Learning(function=of_process, num_initial=2, refit_every=2, refit_share=1.0))
+    run(search, 2)
+    pid, observed, pending = search.history.memory
+    assert pid != os.getpid()
+    assert observed == sorted(search.history.observed)
+    assert pending == []
+    live = asked(search)
+    run(search, 4)
+    again, observed, pending = search.history.memory
+    assert again == pid  # kept, and sent what is new
+    assert len(observed) == 6
+    assert pending == [live.id]
+    search.close()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+    run(search, 2)  # it may go on
+    assert search.history.memory[0] not in (pid, os.getpid())
+
+
+def test_a_process_and_a_thread_propose_the_same(beside: Any) -> None:
+    found = []
+    for search in (
+        beside(Bananas(num_initial=4, refit_every=2, **QUICK), seed=3),
+        Engine(Bananas(num_initial=4, refit_every=2, **QUICK), ToySpace(4), seed=3, fitting="thread"),
+    ):
+        ids = []
+        for _ in range(12):
+            ids.append(asked(search).id)
+            search.tell(ids[-1], ids[-1].count("a") / 4)
+            search.wait()
+        found.append(ids)
+    assert found[0] == found[1]
+
+
+def test_a_lost_process_is_replaced(beside: Any, caplog: pytest.LogCaptureFixture) -> None:
+    search = beside(Learning(function=of_process, num_initial=2, refit_every=2, refit_share=1.0))
+    run(search, 2)
+    pids = [search.history.memory[0]]
+    for _ in range(2):
+        os.kill(pids[-1], signal.SIGKILL)
+        run(search, 4)
+        pids.append(search.history.memory[0])
+    assert len(set(pids)) == 3
+    assert "failed to propose" not in caplog.text
+    assert len(search.history.observed) == 10
+
+
+def test_an_error_in_the_process_is_told(beside: Any, caplog: pytest.LogCaptureFixture) -> None:
+    search = beside(Learning(function=failing, num_initial=2, refit_every=2, refit_share=1.0))
+    with caplog.at_level(logging.ERROR):
+        run(search, 4)
+    assert "Learning failed to propose; random architectures are suggested instead" in caplog.text
+    assert "the model is broken" in caplog.text
+    assert len(search.history.observed) == 4
+
+
+def test_what_cannot_travel_is_fitted_in_a_thread(beside: Any, caplog: pytest.LogCaptureFixture) -> None:
+    names = []
+
+    def local(space: SearchSpace, history: History, rng: np.random.Generator, count: int) -> Proposal:
+        names.append(threading.current_thread().name)
+        return of_process(space, history, rng, count)
+
+    search = beside(Learning(function=local, num_initial=2, refit_every=2, refit_share=1.0))
+    with caplog.at_level(logging.WARNING):
+        run(search, 6)
+    assert search.history.memory[0] == os.getpid()
+    assert set(names) == {"raynas-fit_0"}
+    assert caplog.text.count("models are fitted in a thread") == 1
+
+
+def test_the_main_script_is_not_run_again(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(
+        """
+print("begins")
+from dataclasses import dataclass
+from searchers import Bananas, Engine
+
+@dataclass(frozen=True, kw_only=True)
+class Mine(Bananas):  # of __main__, so no other process can load it
+    pass
+
+for method in (Bananas(pool=40), Mine(pool=40)):
+    search = Engine(method, "nasbench201", fitting="process")
+    for _ in range(14):
+        search.tell(search.ask().arch, 0.5)
+        search.wait()
+    print(type(method).__name__, len(search.refits) > 0)
+"""
+    )
+    done = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["begins", "Bananas True", "Mine True"]
+    assert done.stderr.count("\n") == 1, done.stderr  # that Mine is fitted in a thread
+
+
+def test_a_closed_process_gives_up_its_fit() -> None:
+    waiting = Beside(Learning(function=slow), ToySpace(4), "process")
+    future = waiting.submit(History(), np.random.default_rng(0), 3)
+    while waiting._process is None:
+        time.sleep(0.01)
+    began = time.monotonic()
+    waiting.close()
+    assert future.exception(timeout=30) is not None
+    assert time.monotonic() - began < 30  # not the minutes that the fit would take
+
+
+def slow(space: SearchSpace, history: History, rng: np.random.Generator, count: int) -> Proposal:
+    time.sleep(600)
+    return Proposal(())
+
+
+def test_an_engine_travels_without_its_process(beside: Any) -> None:
+    search = beside(Bananas(num_initial=2, refit_every=2, **QUICK))
+    run(search, 4)
+    copied = pickle.loads(pickle.dumps(search))
+    assert copied.to_json() == search.to_json()
+    run(copied, 2)
+    copied.close()
+
+
+# -- limits on what is known beforehand ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", [Random(), Evolution(), Bananas(num_initial=4, pool=40, predictor_options={"epochs": 3})])
+def test_proposals_keep_limits_on_cost(method: Method) -> None:
+    search = Engine(method, "nasbench101", objective=Objective.parse([], ["parameters<=3.5e6", "flops >= 2e8"]), max_budget=108)
+    for _ in range(30):
+        arch = asked(search)
+        cost = search.space.cost(arch)
+        assert cost.parameters <= 3.5e6
+        assert cost.flops >= 2e8
+        search.tell(arch, 0.9)
+    assert search.space.contains(arch)
+
+
+def test_a_listed_space_ends_at_its_limits() -> None:
+    space = make_space("nasbench201")
+    search = Engine(Evolution(num_initial=2), space, objective=Objective.parse([], ["parameters<=74e3"]))
+    found = set()
+    while (suggestion := search.ask()) is not None:
+        found.add(suggestion.arch.id)
+        search.tell(suggestion.arch, 0.5)
+    assert found == {arch.id for arch in space.enumerate() or () if space.cost(arch).parameters <= 74e3}
+    assert search.exhausted
+
+
+def test_limits_that_nothing_keeps() -> None:
+    with pytest.raises(ConfigError, match=r"no architecture of nasbench201 was found within parameters<=1000: .* widen the limits"):
+        Engine(Random(), objective=Objective.parse([], ["parameters<=1000"]))

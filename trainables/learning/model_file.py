@@ -1,0 +1,132 @@
+"""The files of a training: what to train, the checkpoint, and the trained network; in a folder on a local path or any URI."""
+
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from raynas import storage
+from raynas.arch import Arch
+from raynas.errors import RaynasError, ResultsError, ResumeError
+from raynas.spaces import SearchSpace, describe, make_space
+from trainables.learning.checkpoints import dumped
+from trainables.learning.networks import make_network
+from trainables.learning.trainer import Normalize, Trainer, make_device
+
+CHECKPOINT, MODEL, DESCRIPTION = "checkpoint.pt", "model.pt", "model.json"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """An architecture, and its space as a user names it."""
+
+    space: str  # a registered name, or module:Class
+    space_options: Mapping[str, Any] | None
+    arch: Arch
+
+    @classmethod
+    def read(cls, value: Mapping[str, Any] | str, space: str | None = None, options: Mapping[str, Any] | None = None) -> "Subject":
+        """The one that JSON or a text describes (`raynas.spaces.describe`, which also says what it raises)."""
+        arch = describe(value, space, options)
+        return cls(space or arch.space, options, arch)
+
+    def make_space(self) -> SearchSpace:
+        """The space of the architecture."""
+        return make_space(self.space, self.space_options)
+
+
+def restore(trainer: Trainer, folder: str) -> None:
+    """Goes on from the checkpoint in `folder`; without one, the training begins.
+
+    Raises:
+        ResumeError: the checkpoint is damaged, or of another training.
+        ResultsError: the storage does not answer.
+    """
+    if storage.exists(folder, CHECKPOINT):
+        trainer.load_state_dict(read_state(folder, CHECKPOINT, trainer.device))
+
+
+def save_model(trainer: Trainer, subject: Subject, weights: Mapping[str, Tensor], folder: str) -> None:
+    """Writes the weights of `trainer.network` as MODEL, and beside it as DESCRIPTION all that `load_model` needs to know.
+
+    Raises:
+        ResultsError: the storage refuses.
+    """
+    data = trainer.data
+    described = {
+        "space": subject.space,
+        "space_options": subject.space_options,
+        "arch": trainer.arch.to_config(),
+        "classes": data.classes,
+        "image_size": data.image_size,
+        "image_channels": data.channels,
+        "network": dict(trainer.recipe.network_options(trainer.space.name)),
+        "mean": data.mean,
+        "std": data.std,
+    }
+    storage.write_json(folder, DESCRIPTION, described)
+    write(folder, MODEL, dumped(weights))
+
+
+def load_model(folder: str | Path, device: str = "cpu") -> nn.Module:
+    """The trained network in the folder of a training, a path or a URI, ready to classify.
+
+    It maps images (n, image_channels, image_size, image_size), float32 in [0, 1], to logits (n, classes).
+
+    Raises:
+        ResultsError: the folder holds no finished training.
+        ResumeError: the weights are damaged, or not of this architecture.
+    """
+    folder = str(folder)
+    described = read_mapping(folder, DESCRIPTION)
+    missing = {"arch", "classes", "image_size", "image_channels", "network", "mean", "std"} - described.keys()
+    if missing:
+        raise ResultsError(f"{storage.join(folder, DESCRIPTION)} is damaged: it lacks {', '.join(sorted(missing))}")
+    subject = Subject.read(described["arch"], described.get("space"), described.get("space_options"))
+    sizes = described["classes"], described["image_size"], described["image_channels"]
+    network = make_network(subject.make_space(), subject.arch, *sizes, **described["network"])
+    try:
+        network.load_state_dict(read_state(folder, MODEL, torch.device("cpu")))
+    except (RuntimeError, TypeError) as error:
+        reason, file = " ".join(str(error).split())[:200], storage.join(folder, MODEL)
+        raise ResumeError(f"the weights in {file} are not those of the network in {DESCRIPTION}: {reason}") from error
+    return nn.Sequential(Normalize(tuple(described["mean"]), tuple(described["std"])), network).eval().to(make_device(device))
+
+
+def read_mapping(folder: str, name: str) -> dict[str, Any]:
+    """The mapping in a JSON file.
+
+    Raises:
+        ResultsError: it is missing, damaged, or holds something else.
+    """
+    value = storage.read_json(folder, name)
+    if not isinstance(value, dict):
+        raise ResultsError(f"{storage.join(folder, name)} is damaged: it must hold a mapping, not {type(value).__name__}")
+    return value
+
+
+def write(folder: str, name: str, content: bytes) -> None:
+    """Writes a file in one step; raises ResultsError where the storage refuses."""
+    fs, root = storage.filesystem(folder)
+    storage.write_bytes(fs, f"{root}/{name}", content)
+
+
+def read_state(folder: str, name: str, device: torch.device) -> Any:
+    """What torch saved in a file: tensors, numbers and texts only.
+
+    Raises:
+        ResumeError: it is missing or damaged.
+        ResultsError: the storage does not answer.
+    """
+    fs, root = storage.filesystem(folder)
+    try:
+        return torch.load(io.BytesIO(storage.read_bytes(fs, f"{root}/{name}")), map_location=device, weights_only=True)
+    except RaynasError:
+        raise
+    except Exception as error:  # torch.load promises no type of error for a file that is damaged
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ResumeError(f"{storage.join(folder, name)} is missing or damaged: {reason}") from error
