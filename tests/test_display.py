@@ -48,7 +48,7 @@ def test_other_metrics_have_their_names_and_units() -> None:
 
 
 def test_values_and_names() -> None:
-    assert shown(METRICS["parameters"], 1234567.0) == "1.23457e+06 weights"
+    assert shown(METRICS["parameters"], 1234567.0) == "1,234,567 weights"
     assert shown(METRICS["train_loss"], 0.5) == "0.5"
     assert shown(METRICS["train_loss"], None) == "unknown"
     assert title(METRICS["flops"]) == "flops"

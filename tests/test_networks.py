@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from raynas.arch import Arch
 from raynas.errors import ConfigError, OutOfSpaceError, UnknownNameError
-from raynas.spaces import SPACES as REGISTERED
 from raynas.spaces import SearchSpace
 from raynas.spaces.darts import GENOTYPES, DARTSSpace, darts_cost
 from raynas.spaces.nasbench101 import NASBench101Space
@@ -342,44 +341,6 @@ def test_an_auxiliary_head_that_does_not_fit_is_refused(side: int) -> None:
 
 
 # The registry and wrong settings
-
-
-def wide_network(arch: Arch, classes: int, image_size: int, image_channels: int, width: int = 2) -> nn.Module:
-    """A user's own network, named as `module:function`."""
-    return nn.Sequential(nn.Flatten(), nn.Linear(image_channels * image_size**2 * width // width, classes))
-
-
-def no_network(arch: Arch, classes: int, image_size: int, image_channels: int, message: str = "") -> nn.Module | None:
-    """One with a mistake."""
-    if message:
-        raise ValueError(message)
-    return None
-
-
-class WideSpace(NASBench201Space):
-    """A space with a network of the user's own."""
-
-    network = f"{__name__}:wide_network"
-
-
-def test_every_space_has_a_network_and_users_bring_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert all(space.network for space in SPACES.values())
-    assert SPACES.keys() == REGISTERED.keys()
-    arch = next(archs("nasbench201", 1))
-    assert make_network(WideSpace(), arch, 3, 8, 1, width=4)(torch.zeros(2, 1, 8, 8)).shape == (2, 3)
-    with pytest.raises(UnknownNameError, match="did you mean 'width'"):
-        make_network(WideSpace(), arch, 3, 8, 1, wide=4)
-    for network, error, message in (
-        (None, ConfigError, "no network to train; give the class WideSpace the attribute network = 'module:function'"),
-        ("wide_network", ConfigError, "the network 'wide_network', which is none; give the class WideSpace"),
-        (f"{__name__}:narrow_network", UnknownNameError, "cannot be imported"),
-        (f"{__name__}:no_network", ConfigError, "must be a module of torch with weights, but .*no_network returned NoneType"),
-    ):
-        monkeypatch.setattr(WideSpace, "network", network)
-        with pytest.raises(error, match=message):
-            make_network(WideSpace(), arch, 3)
-    with pytest.raises(ConfigError, match=r"raised ValueError in line \d+ of .*test_networks.py: two lines$"):
-        make_network(WideSpace(), arch, 3, message="two\nlines")
 
 
 @every_space

@@ -7,14 +7,22 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from own_space import ChainSpace
+from torch import nn
 
 from raynas import results, train
+from raynas.arch import Arch
 from raynas.cli import BAD_USAGE, DONE
 from raynas.errors import ConfigError, UnknownNameError
+from raynas.spaces import SPACES, make_space
+from raynas.spaces.nasbench201 import NASBench201Space
 from trainables.learning.data import load
+from trainables.learning.networks import make_network
+from trainables.learning.recipes import RECIPES
+from trainables.learning.trainer import network_cost
 from trainables.train import TrainTrial
 
 SPACE = "own_space:ChainSpace"
@@ -50,6 +58,54 @@ def test_mistakes_are_found_before_the_first_trial() -> None:
         TrainTrial.plan(**COMMON, recipe={"base": "quick", "network": {"widht": 8}})
     with pytest.raises(ConfigError, match=r"the network of space 'chain' raised .* in line \d+ of .*: "):
         TrainTrial.plan(**COMMON, recipe={"base": "quick", "network": {"width": -1}})
+
+
+def wide_network(arch: Arch, classes: int, image_size: int, image_channels: int, width: int = 2) -> nn.Module:
+    """A user's own network, named as `module:function`."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(image_channels * image_size**2 * width // width, classes))
+
+
+def no_network(arch: Arch, classes: int, image_size: int, image_channels: int, message: str = "") -> nn.Module | None:
+    """One with a mistake."""
+    if message:
+        raise ValueError(message)
+    return None
+
+
+class WideSpace(NASBench201Space):
+    """A space with a network of the user's own."""
+
+    network = f"{__name__}:wide_network"
+
+
+def test_every_space_has_a_network_and_users_bring_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert all(make_space(name).network for name in SPACES)
+    arch = make_space("nasbench201").sample(np.random.default_rng(0))
+    assert make_network(WideSpace(), arch, 3, 8, 1, width=4)(torch.zeros(2, 1, 8, 8)).shape == (2, 3)
+    with pytest.raises(UnknownNameError, match="did you mean 'width'"):
+        make_network(WideSpace(), arch, 3, 8, 1, wide=4)
+    for network, error, message in (
+        (None, ConfigError, "no network to train; give the class WideSpace the attribute network = 'module:function'"),
+        ("wide_network", ConfigError, "the network 'wide_network', which is none; give the class WideSpace"),
+        (f"{__name__}:narrow_network", UnknownNameError, "cannot be imported"),
+        (f"{__name__}:no_network", ConfigError, "must be a module of torch with weights, but .*no_network returned NoneType"),
+    ):
+        monkeypatch.setattr(WideSpace, "network", network)
+        with pytest.raises(error, match=message):
+            make_network(WideSpace(), arch, 3)
+    with pytest.raises(ConfigError, match=r"raised ValueError in line \d+ of .*test_own_training.py: two lines$"):
+        make_network(WideSpace(), arch, 3, message="two\nlines")
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_a_space_that_inherits_has_the_network_of_the_first(name: str) -> None:
+    first = make_space(name)
+    arch = first.sample(np.random.default_rng(0))
+    own, other = type("OwnSpace", (type(first),), {"name": "own"})(), Arch.from_config({**arch.to_config(), "space": "own"})
+    sizes = 10, 8, 1
+    options = RECIPES["quick"].networks[name]
+    networks = make_network(first, arch, *sizes, **options), make_network(own, other, *sizes, **options)
+    assert network_cost(networks[0], 1, 8) == network_cost(networks[1], 1, 8)
 
 
 def best_json(folder: Path, **changes: Any) -> str:

@@ -146,6 +146,18 @@ def test_a_model_file_that_does_not_fit_is_an_error(copy: Path) -> None:
             train.load_model(copy)
 
 
+def test_a_folder_of_an_earlier_version_is_read(copy: Path) -> None:
+    """Which did not say whose space the architecture is of."""
+    weights = train.load_model(copy).state_dict()
+    for name, inner in (("config.json", "config"), ("model.json", None)):
+        value = json.loads((copy / name).read_text())
+        for key in ("space", "space_options"):
+            del (value[inner] if inner else value)[key]
+        (copy / name).write_text(json.dumps(value))
+    assert all(torch.equal(tensor, weights[key]) for key, tensor in train.load_model(copy).state_dict().items())
+    assert run("--resume", copy, "--arch", POOR) == DONE
+
+
 def test_the_readme_is_true(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The Python of its section on training runs where a training has ended."""
     readme = (Path(__file__).resolve().parents[1] / "README.md").read_text()

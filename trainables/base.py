@@ -10,11 +10,7 @@ the budget it has spent; other numbers that it reports are kept. It need not imp
 * an attribute `oneshot`, true where it searches by itself, see `trainables.oneshot`.
 """
 
-import inspect
 from dataclasses import dataclass
-from typing import Any
-
-from ray.tune import Trainable
 
 from raynas.spaces import SearchSpace
 
@@ -27,8 +23,3 @@ class Plan:
     optimum: float | None = None  # best value of the metric there is, where known
     instant: bool = False  # a trial takes less time than fitting a predictor
     space: SearchSpace | None = None  # the part of the space that trials can answer; None: all of it
-
-
-def is_trainable(value: Any) -> bool:
-    """Whether Tune can run it as a trial: a class of Tune's, or what can be called but is no class."""
-    return issubclass(value, Trainable) if inspect.isclass(value) else callable(value)

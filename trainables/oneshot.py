@@ -118,7 +118,7 @@ class RandomOptions(Options):
         return self.epochs + self.rounds
 
 
-# What the options are for images that no publication searches on, as `trainables.learning.recipes.FOR_DATASETS`.
+# What the options are for images that no publication searches on, as the recipe is for those that none trains on.
 FOR_DATASETS = {"digits": {"epochs": 10, "channels": 4, "layers": 3, "rounds": 1, "samples": 200}}
 
 

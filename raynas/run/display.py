@@ -69,7 +69,8 @@ def shown(metric: Metric, value: float | None) -> str:
     """A value of a metric as people read it: fractions in percent, others with their unit."""
     if value is None or metric.unit == "fraction":
         return percent(value)
-    return f"{value:.6g} {metric.unit}".rstrip()
+    number = f"{value:,.0f}" if float(value).is_integer() else f"{value:.6g}"
+    return f"{number} {metric.unit}".rstrip()
 
 
 class Display:

@@ -4,6 +4,8 @@ import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from raynas import storage
+
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _ATTEMPT = re.compile(r"Failure # \d+ \(occurred at .*\)\n")  # Tune's line above each
 _RAISED = re.compile(r"(?:\w+\.)*(\w+)(:.*)?")  # the line of a traceback that names the error
@@ -31,3 +33,11 @@ def reason(text: str) -> str:
             if not line[:1].isspace() and (match := _RAISED.fullmatch(line)):
                 return match[1] + (match[2] or "").rstrip()
     return next((line.strip() for line in lines if line.strip()), "no reason is known")
+
+
+def write_error(uri: str, name: str, text: str) -> str:
+    """Writes the whole text of an error into the run folder; its path there."""
+    fs, root = storage.filesystem(uri)
+    storage.make_folder(fs, f"{root}/errors")
+    storage.write_bytes(fs, f"{root}/errors/{name}.txt", text.encode())
+    return f"errors/{name}.txt"

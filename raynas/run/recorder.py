@@ -16,7 +16,7 @@ from raynas.outcome import COSTS, TEST_ACCURACY, Objective, budget_of, measured
 from raynas.results import RESERVED, TRIALS, Tables, metrics_of, outcome_of
 from raynas.run.checkpoints import Checkpoints
 from raynas.run.display import Display, Progress
-from raynas.run.failures import Failure, failure
+from raynas.run.failures import Failure, failure, write_error
 from raynas.run.resume import Earlier
 from raynas.run.schedulers import retell
 from raynas.run.store import RunStore
@@ -211,7 +211,7 @@ class Recorder(Callback):  # type: ignore[misc]  # ray has no types
         row |= {"wall_seconds": (now - row["started_at"]).total_seconds()} | self._stored(outcome.metrics)
         row |= {"status": outcome.status, "error": outcome.error, "ended_at": now}
         row["epochs"] = int(outcome.budget) if measured(result) else None
-        row["error_file"] = failed and self._write_error(row["trial_id"], failed.text)
+        row["error_file"] = failed and write_error(self.uri, row["trial_id"], failed.text)
         self.store.add_trial(row)
         if outcome.status == "failed":
             text = f"; see {storage.join(self.uri, row['error_file'])}" if failed else ""
@@ -236,13 +236,6 @@ class Recorder(Callback):  # type: ignore[misc]  # ray has no types
             self._refused.add(name)
             logger.warning("the metric %s is not stored: a column of the tables has that name; report it under another one", name)
         return {name: value for name, value in metrics.items() if name not in wrong | self._refused}
-
-    def _write_error(self, trial_id: str, text: str) -> str:
-        """Writes the whole text of an error; its path in the run folder."""
-        fs, root = storage.filesystem(self.uri)
-        storage.make_folder(fs, f"{root}/errors")
-        storage.write_bytes(fs, f"{root}/errors/{trial_id}.txt", text.encode())
-        return f"errors/{trial_id}.txt"
 
     def _say(self, text: str) -> None:
         if self.display is None:

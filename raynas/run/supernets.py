@@ -22,7 +22,7 @@ from raynas.errors import ConfigError
 from raynas.registry import check_options, resolve
 from raynas.run.checkpoints import Checkpoints
 from raynas.run.display import percent
-from raynas.run.failures import failure
+from raynas.run.failures import failure, write_error
 from raynas.spaces import make_space
 from searchers import SEARCHERS, OneShot
 from trainables import TRAINABLES
@@ -188,7 +188,9 @@ class SearchLog(tune.Callback):  # type: ignore[misc]  # ray has no types
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A search failed for good."""
-        self._end(trial, {"status": "failed", "error": failure(trial).reason})
+        failed = failure(trial)
+        file = write_error(self.uri, f"seed-{trial.config['seed']}", failed.text)
+        self._end(trial, {"status": "failed", "error": f"{failed.reason}; see {file}"})
 
     def delete_checkpoints(self) -> None:
         """Removes what Tune has written; nobody needs it once all searches have ended."""

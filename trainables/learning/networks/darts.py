@@ -187,7 +187,9 @@ class DARTSNetwork(nn.Module):
         head_stride: int,
     ) -> None:
         super().__init__()
-        arch = DARTSSpace(with_none=True).from_config(arch.to_config())
+        arch = DARTSSpace(with_none=True).from_config(
+            {**arch.to_config(), "space": DARTSSpace.name}
+        )  # also of a space that inherits from this one
         self.has_auxiliary = auxiliary
         self.auxiliary_layer = 2 * layers // 3  # the head reads the output of this cell
         self.stems = nn.ModuleList(stems)

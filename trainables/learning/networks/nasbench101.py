@@ -84,7 +84,9 @@ class NASBench101Network(nn.Module):
         super().__init__()
         counts = {"channels": channels, "stacks": stacks, "modules": modules}
         check_counts(classes=classes, image_size=image_size, image_channels=image_channels, **counts)
-        arch = NASBench101Space().from_config(arch.to_config())
+        arch = NASBench101Space().from_config(
+            {**arch.to_config(), "space": NASBench101Space.name}
+        )  # also of a space that inherits from this one
         matrix, ops = arch["adjacency"], arch["operations"]
         joined = sum(row[-1] for row in matrix[1:])
         if channels < joined:

@@ -64,7 +64,7 @@ class NASBench201Network(nn.Module):
         counts = {"channels": channels, "stages": stages, "cells": cells}
         check_counts(classes=classes, image_size=image_size, image_channels=image_channels, **counts)
         space = NASBench201Space()
-        ops = space.operations(space.from_config(arch.to_config()))
+        ops = space.operations(space.from_config({**arch.to_config(), "space": space.name}))  # also of a space that inherits from this one
         self.stem = stem(image_channels, channels, stem_halvings(image_size))
         blocks: list[nn.Module] = []
         for stage in range(stages):
