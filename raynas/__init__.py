@@ -10,9 +10,14 @@ if TYPE_CHECKING:
     from raynas import results as results
     from raynas.arch import Arch as Arch
     from raynas.config import RunConfig as RunConfig
+    from raynas.errors import ConfigError as ConfigError
+    from raynas.errors import OutOfSpaceError as OutOfSpaceError
     from raynas.errors import RaynasError as RaynasError
     from raynas.history import History as History
+    from raynas.history import Observation as Observation
     from raynas.model.encodings import ENCODINGS as ENCODINGS
+    from raynas.model.predictors import EnsemblePrediction as EnsemblePrediction
+    from raynas.model.predictors import GaussianPrediction as GaussianPrediction
     from raynas.outcome import METRICS as METRICS
     from raynas.outcome import Limit as Limit
     from raynas.outcome import Metric as Metric
@@ -22,19 +27,30 @@ if TYPE_CHECKING:
     from raynas.search import resume_search as resume_search
     from raynas.search import run_search as run_search
     from raynas.spaces import SPACES as SPACES
+    from raynas.spaces import Cost as Cost
+    from raynas.spaces import Graph as Graph
+    from raynas.spaces import Published as Published
     from raynas.spaces import SearchSpace as SearchSpace
     from raynas.spaces import make_space as make_space
     from raynas.tables import Table as Table
 
 _HOMES = {
     "Arch": "raynas.arch",
+    "ConfigError": "raynas.errors",
+    "Cost": "raynas.spaces",
     "ENCODINGS": "raynas.model.encodings",
+    "EnsemblePrediction": "raynas.model.predictors",
+    "GaussianPrediction": "raynas.model.predictors",
+    "Graph": "raynas.spaces",
     "History": "raynas.history",
     "Limit": "raynas.outcome",
     "METRICS": "raynas.outcome",
     "Metric": "raynas.outcome",
     "Objective": "raynas.outcome",
+    "Observation": "raynas.history",
+    "OutOfSpaceError": "raynas.errors",
     "Outcome": "raynas.outcome",
+    "Published": "raynas.spaces",
     "RaynasError": "raynas.errors",
     "Run": "raynas.run.summary",
     "RunConfig": "raynas.config",
