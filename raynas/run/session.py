@@ -32,7 +32,7 @@ from raynas.spaces import make_space
 from searchers import Method, make_searcher
 from searchers.tune import TuneSearcher
 from trainables import TRAINABLES
-from trainables.base import Plan, is_trainable
+from trainables.base import Plan
 
 _TUNE = {
     "RAY_AIR_NEW_OUTPUT": "0",  # Tune's own tables would tear the live one apart
@@ -221,11 +221,13 @@ def check_trainable(trainable: Any, name: str) -> None:
     Raises:
         ConfigError: it is neither a class of Tune's nor a function of a configuration.
     """
-    fits = is_trainable(trainable)
-    if fits and not inspect.isclass(trainable):
+    if inspect.isclass(trainable):
+        fits = issubclass(trainable, tune.Trainable)
+    else:
         try:
             inspect.signature(trainable).bind({})
-        except TypeError:
+            fits = True
+        except (TypeError, ValueError):  # nothing that can be called, or not with one argument
             fits = False
     if not fits:
         allowed = "a subclass of ray.tune.Trainable or a function of one configuration"
