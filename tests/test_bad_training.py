@@ -128,7 +128,7 @@ def test_relative_paths_work_from_any_folder(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_training_that_diverges_fails_alone(tmp_path: Path) -> None:
-    environment = os.environ | {LOG: str(tmp_path / "log"), "PYTHONPATH": str(Path(__file__).parent)}
+    environment = os.environ | {LOG: str(tmp_path / "log"), "PYTHONPATH": os.pathsep.join(map(str, Path(__file__).resolve().parents[:2]))}
     options = ["--trainable", "logged_trial:DivergingTrial", "--dataset", "digits", "--max-epochs", "2"]
     options += ["--concurrency", "1", "--trials", "4"]  # one process trains all, one after another
     done = subprocess.run(command(*options), cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=180, check=False)

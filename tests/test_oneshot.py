@@ -267,7 +267,7 @@ def command(*arguments: object) -> list[str]:
 
 
 def environment(log: Path) -> dict[str, str]:
-    return os.environ | {LOG: str(log), "PYTHONPATH": str(Path(__file__).parent)}
+    return os.environ | {LOG: str(log), "PYTHONPATH": os.pathsep.join(map(str, Path(__file__).resolve().parents[:2]))}
 
 
 @pytest.mark.slow

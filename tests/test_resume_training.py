@@ -25,14 +25,20 @@ OPTIONS += ["--concurrency", "2", "--cpus-per-trial", "0.5"]
 
 # The command itself; afterwards it shows what the rungs of ASHA hold.
 SCRIPT = """
-import json, sys
+import functools, json, sys
 from raynas import search
+from ray.tune.schedulers import ASHAScheduler
 
-made = []
-begin = search.Search.__init__
-search.Search.__init__ = lambda self, *arguments: (made.append(self), begin(self, *arguments))[1]
+made, begin = [], ASHAScheduler.__init__
+
+@functools.wraps(begin)
+def remembered(self, *arguments, **options):
+    made.append(self)
+    begin(self, *arguments, **options)
+
+ASHAScheduler.__init__ = remembered
 code = search.main(sys.argv[1:])
-print("RUNGS", json.dumps({int(rung): list(values.values()) for rung, values in made[0].scheduler._brackets[0]._rungs}))
+print("RUNGS", json.dumps({int(rung): list(values.values()) for rung, values in made[0]._brackets[0]._rungs}))
 sys.exit(code)
 """
 
@@ -45,7 +51,8 @@ class Killed(NamedTuple):
 
 
 def environment(log: Path) -> dict[str, str]:
-    return os.environ | {LOG: str(log), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)}
+    path = os.pathsep.join(map(str, Path(__file__).resolve().parents[:2]))
+    return os.environ | {LOG: str(log), "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
 
 
 def search(folder: Path, log: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
