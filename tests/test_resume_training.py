@@ -51,11 +51,8 @@ class Killed(NamedTuple):
 
 
 def environment(log: Path) -> dict[str, str]:
-    return os.environ | {
-        LOG: str(log),
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": os.pathsep.join(map(str, Path(__file__).resolve().parents[:2])),
-    }
+    path = os.pathsep.join(map(str, Path(__file__).resolve().parents[:2]))
+    return os.environ | {LOG: str(log), "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
 
 
 def search(folder: Path, log: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
