@@ -84,7 +84,7 @@ def _main(argv: Sequence[str] | None) -> int:
     _check_arguments(args, own)
     destination = args.paths[-1]
     if args.download:
-        with progress(f"fetching {args.download}") as report:
+        with reporting(f"fetching {args.download}") as report:
             part = fetch(args.download, Path(destination).expanduser().absolute().parent, args.url, report)
         table = _published(str(part), args.dataset)
         table.write(destination)
@@ -118,7 +118,7 @@ def _check_arguments(args: Any, own: bool) -> None:
 
 
 @contextmanager
-def progress(what: str) -> Iterator[Report]:
+def reporting(what: str) -> Iterator[Report]:
     """Shows how far something is: a bar on a terminal, elsewhere a line now and then."""
     console = Console()
     if console.is_terminal:
@@ -140,7 +140,7 @@ def progress(what: str) -> Iterator[Report]:
 
 def _published(path: str, dataset: str) -> Table:
     """The table in a published file of NAS-Bench-101."""
-    with progress(f"reading {Path(path).name}") as report:
+    with reporting(f"reading {Path(path).name}") as report:
         table = read_table(path, dataset, report)
     sha256 = table.metadata["sha256"]
     found = f"this is the published {PUBLISHED[sha256]}" if sha256 in PUBLISHED else "not one of the published files"
@@ -270,7 +270,7 @@ def _architectures(path: str, space: SearchSpace, data: pa.Table) -> tuple[list[
     workers = min(os.cpu_count() or 1, len(starts))
     first_row: dict[str, int] = {}
     parameters, descriptions = array("q"), list[Texts]()
-    with progress(f"reading {posixpath.basename(path)}") as report, _mapped(workers) as mapped:
+    with reporting(f"reading {posixpath.basename(path)}") as report, _mapped(workers) as mapped:
         for chunk in mapped(_read_rows, [(path, space, start, texts[start : start + _CHUNK]) for start in starts]):
             for arch_id, count, description in chunk:
                 row = len(descriptions) + 1

@@ -26,12 +26,12 @@ from raynas.config import assign, make_config, provenance
 from raynas.errors import ConfigError, ResultsError, ResumeError
 from raynas.run.tensorboard import SummaryWriter
 from raynas.spaces import published
-from trainables.learning.checkpoints import Alone, Team
 from trainables.learning.data import load
 from trainables.learning.export import check_format, export
 from trainables.learning.model_file import CHECKPOINT, MODEL, Subject, read_mapping, read_state, restore, save_model, write
 from trainables.learning.model_file import load_model as load_model
 from trainables.learning.recipes import make_recipe, read_recipe
+from trainables.learning.team import Alone, Team
 from trainables.learning.trainer import Trainer, check_shares
 
 CHOICES = ("recommended", "observed")  # which of two architectures of a best.json is trained
@@ -220,14 +220,14 @@ def _train(trainer: Trainer, subject: Subject, team: Team, format: str | None, o
     try:
         while True:
             with console.status(f"epoch {epoch + 1} of {trainer.epochs}" if epoch < trainer.epochs else "testing"):
-                progress = next(stream)
-            if progress.state is None:
+                milestone = next(stream)
+            if milestone.state is None:
                 break
-            write(out, CHECKPOINT, progress.state)
+            write(out, CHECKPOINT, milestone.state)
             epoch += 1
-            _show(progress.report, seconds, trainer.epochs, writer, console)
-            seconds = progress.report["train_seconds"] or seconds
-        _finish(trainer, subject, progress.report, format, out, console)
+            _show(milestone.report, seconds, trainer.epochs, writer, console)
+            seconds = milestone.report["train_seconds"] or seconds
+        _finish(trainer, subject, milestone.report, format, out, console)
     except KeyboardInterrupt:
         resume_command = f"python -m raynas.train --resume {shlex.quote(out)}"
         console.out(f"Interrupted after {epoch} of {trainer.epochs} epochs. Go on with: {resume_command}")

@@ -14,8 +14,7 @@ from raynas.spaces import SearchSpace
 from searchers.bananas import Bananas, BananasPaper
 from searchers.engine import Engine, Refit, Suggestion
 from searchers.evolution import Evolution
-from searchers.method import FunctionMethod, Method, Proposal
-from searchers.oneshot import OneShot
+from searchers.method import FunctionMethod, Method, OneShot, Proposal
 from searchers.random import Random
 
 if TYPE_CHECKING:

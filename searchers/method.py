@@ -1,8 +1,8 @@
 """What a search method is: a value that holds its settings, and a pure function of what is known."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
@@ -84,6 +84,34 @@ class FunctionMethod(Method):
     def propose(self, space: SearchSpace, history: History, rng: np.random.Generator, count: int) -> Proposal:
         """What the function proposes."""
         return self.function(space, history, rng, count)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OneShot(Method):
+    """A search by training one network which holds all cells: DARTS, PC-DARTS, and random search with weight sharing.
+
+    What finds the architectures is a trial of its own, run before any other; what it found comes first in the queue
+    (`Engine.enqueue`), and nothing is proposed after that.
+
+    Args:
+        trial: `module:Class` of the trial that trains a supernet and reads a cell off it.
+        options: its settings, the fields of its `Options`.
+    """
+
+    trial: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    num_initial: int = 0  # nothing random: the supernets have found what there is to evaluate
+
+    def __post_init__(self) -> None:
+        pass  # the trial checks its options
+
+    def propose(self, space: SearchSpace, history: History, rng: np.random.Generator, count: int) -> Proposal:
+        """Nothing more."""
+        return Proposal(())
+
+    def stopgap(self, space: SearchSpace, history: History, rng: np.random.Generator) -> Arch | None:
+        """None, likewise."""
+        return None
 
 
 def check_objective(method: Method, objective: Objective) -> None:

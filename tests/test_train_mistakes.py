@@ -14,9 +14,9 @@ from raynas import train
 from raynas.cli import BAD_USAGE, DONE
 from raynas.errors import OutOfSpaceError, ResultsError, ResumeError
 from raynas.spaces import make_space
-from trainables.learning.checkpoints import dumped
 from trainables.learning.data import load
 from trainables.learning.recipes import make_recipe
+from trainables.learning.team import dumped
 from trainables.learning.trainer import Trainer
 
 STRING = "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|skip_connect~0|nor_conv_3x3~1|nor_conv_3x3~2|"

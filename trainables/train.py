@@ -13,9 +13,9 @@ from raynas.errors import ConfigError
 from raynas.outcome import Metric
 from raynas.spaces import make_space
 from trainables.base import Plan
-from trainables.learning.checkpoints import dumped
 from trainables.learning.data import Data, load
 from trainables.learning.recipes import Recipe, make_recipe
+from trainables.learning.team import dumped
 from trainables.learning.trainer import Trainer, limit_threads, make_device
 
 _load = lru_cache(maxsize=1)(load)  # one process runs many trials

@@ -13,8 +13,8 @@ from raynas import storage
 from raynas.arch import Arch
 from raynas.errors import RaynasError, ResultsError, ResumeError
 from raynas.spaces import SearchSpace, describe, make_space
-from trainables.learning.checkpoints import dumped
 from trainables.learning.networks import make_network
+from trainables.learning.team import dumped
 from trainables.learning.trainer import Normalize, Trainer, make_device
 
 CHECKPOINT, MODEL, DESCRIPTION = "checkpoint.pt", "model.pt", "model.json"

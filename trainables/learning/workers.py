@@ -17,7 +17,7 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.util.queue import Empty, Queue
 
 from raynas.errors import ConfigError, RaynasError
-from trainables.learning.checkpoints import Progress, dumped, progress
+from trainables.learning.team import Milestone, dumped, milestones
 from trainables.learning.trainer import Trainer, TrainingError
 
 
@@ -55,7 +55,7 @@ class RayWorkers:
     def __str__(self) -> str:
         return f"{self.count} worker{'s' if self.count > 1 else ''} with a {self.kind} each"
 
-    def train(self, trainer: Trainer) -> Iterator[Progress]:
+    def train(self, trainer: Trainer) -> Iterator[Milestone]:
         """Trains from the state of `trainer` on, to the end.
 
         Raises:
@@ -74,7 +74,7 @@ class RayWorkers:
                 if ended:
                     break
                 continue
-            if isinstance(message, Progress):
+            if isinstance(message, Milestone):
                 yield message
             else:
                 failure = message
@@ -117,7 +117,7 @@ def _work(job: Mapping[str, Any]) -> None:
         trainer = Trainer(**arguments, device=device)
         if state is not None:
             trainer.load_state_dict(torch.load(io.BytesIO(state), map_location=trainer.device, weights_only=True))
-        for message in progress(trainer):
+        for message in milestones(trainer):
             if first:
                 job["queue"].put(message)
     except RaynasError as error:  # perhaps of this worker alone, such as an image that cannot be read

@@ -11,19 +11,19 @@ from trainables.learning.trainer import Trainer, make_device
 
 
 @dataclass(frozen=True)
-class Progress:
+class Milestone:
     """What a training tells after each epoch, and once more at its end."""
 
     report: Mapping[str, float | None]  # that of `Trainer.train_epoch` and `valid_accuracy`; at the end `valid_` and `test_accuracy`
     state: bytes | None  # the file of `Trainer.state_dict`; None at the end
 
 
-def progress(trainer: Trainer) -> Iterator[Progress]:
+def milestones(trainer: Trainer) -> Iterator[Milestone]:
     """Trains all epochs that are left, and evaluates."""
     while trainer.epoch < trainer.epochs:
         report = trainer.train_epoch()
-        yield Progress(report | {"valid_accuracy": trainer.evaluate("valid")}, dumped(trainer.state_dict()))
-    yield Progress({"valid_accuracy": trainer.evaluate("valid"), "test_accuracy": trainer.evaluate("test")}, None)
+        yield Milestone(report | {"valid_accuracy": trainer.evaluate("valid")}, dumped(trainer.state_dict()))
+    yield Milestone({"valid_accuracy": trainer.evaluate("valid"), "test_accuracy": trainer.evaluate("test")}, None)
 
 
 def dumped(state: Any) -> bytes:
@@ -42,7 +42,7 @@ class Team(Protocol):
 
     def __exit__(self, *exception: object) -> None: ...
 
-    def train(self, trainer: Trainer) -> Iterator[Progress]:
+    def train(self, trainer: Trainer) -> Iterator[Milestone]:
         """Trains from the state of `trainer` on, to the end."""
         ...
 
@@ -66,5 +66,5 @@ class Alone:
     def __str__(self) -> str:
         return str(self.device)
 
-    def train(self, trainer: Trainer) -> Iterator[Progress]:
-        return progress(trainer)
+    def train(self, trainer: Trainer) -> Iterator[Milestone]:
+        return milestones(trainer)
