@@ -253,9 +253,9 @@ class History:
         return {"observed": observed, "pending": pending, "memory": self.memory}
 
     @classmethod
-    def from_json(cls, state: Mapping[str, Any]) -> "History":
+    def from_json(cls, state: Mapping[str, Any], carry: Callable[[], Carry] = MedianGain) -> "History":
         """The inverse of `to_json`."""
-        history = cls()
+        history = cls(carry)
         for config, status, curve, others, excess in state["observed"]:
             points = tuple((float(b), float(v)) for b, v in curve)
             history.add(Observation(Arch.from_config(config), status, points, tuple(map(float, others)), float(excess)))

@@ -100,7 +100,7 @@ class Engine:
         self.max_budget, self.time_attr = max_budget, time_attr
         self.refit_every = method.refit_every if method.learns else 1
         self.fitting: Where = fitting if method.learns else "inline"
-        self.history = History()
+        self.history = History(method.carry)
         self.refits: list[Refit] = []
         self.exhausted = False  # the space holds no architecture that is not known
         self._rng = np.random.default_rng(seed)
@@ -132,9 +132,9 @@ class Engine:
         return suggestion
 
     def report(self, arch: Arch | str, report: Mapping[str, Any]) -> None:
-        """An intermediate report of a pending architecture, or its id; nothing is learned before the evaluation ends."""
-        arch_id = arch if isinstance(arch, str) else arch.id
-        if arch_id not in self.history.pending:
+        """An intermediate report of an architecture, or of a pending one by its id; nothing is learned before the evaluation ends."""
+        arch_id = self._pending(arch)
+        if arch_id is None:
             return
         self._reports[arch_id] = report
         value, budget = self.objective.value(report), budget_of(report, self.time_attr)
@@ -150,10 +150,8 @@ class Engine:
 
         Returns how it ended; None where nothing is known of the architecture: it may be suggested again.
         """
-        if isinstance(arch, Arch) and arch.id not in self.history:
-            self.history.start(arch)
-        arch_id = arch if isinstance(arch, str) else arch.id
-        if arch_id not in self.history.pending:
+        arch_id = self._pending(arch)
+        if arch_id is None:
             return None
         if report is not None and not isinstance(report, Mapping):
             report = {self.objective.first.name: report}
@@ -209,6 +207,13 @@ class Engine:
     def recommend(self) -> Arch | None:
         """The architecture to choose after what is known now; None before any result."""
         return self.method.recommend(self.space, self.history)
+
+    def _pending(self, arch: Arch | str) -> str | None:
+        """The id of what is being evaluated, which an architecture that was never asked for is, too; None for what is not."""
+        if isinstance(arch, Arch) and arch.id not in self.history:
+            self.history.start(arch)
+        arch_id = arch if isinstance(arch, str) else arch.id
+        return arch_id if arch_id in self.history.pending else None
 
     # -- proposals -------------------------------------------------------------------------------------------------------
 
@@ -378,7 +383,7 @@ class Engine:
             return deque(Suggestion(Arch.from_config(config), budget, expected) for config, budget, expected in plain)
 
         self.close()
-        self.history = History.from_json(state["history"])
+        self.history = History.from_json(state["history"], self.method.carry)
         self._reports, self._expected, self._fresh = dict(state["reports"]), dict(state["expected"]), list(state["fresh"])
         self._queue, self._first = queue(state["queue"]), queue(state["first"])
         self._rng.bit_generator.state = state["rng"]

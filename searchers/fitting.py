@@ -53,7 +53,7 @@ class Beside:
     def __init__(self, method: Method, space: SearchSpace, where: Where) -> None:
         self._method, self._space, self._where = method, space, where
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="raynas-fit")
-        self._copy, self._additions = History(), 0  # a copy of the history, and how far it goes
+        self._copy, self._additions = History(method.carry), 0  # a copy of the history, and how far it goes
         self._process: Process | None = None
         self._losses = 0
         self._closed = False
@@ -192,7 +192,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for who reads the answers
     requests, answers = sys.stdin.buffer, os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    history, loaded, problem = History(), None, ""
+    loaded, problem = None, ""
     try:
         loaded = _receive(requests)
         loaded[0].check(loaded[1])  # loads what the method needs, while nobody waits for it yet
@@ -200,6 +200,7 @@ def main() -> None:
         return
     except Exception as error:  # whatever importing the user's module raises
         problem = f"{type(error).__name__}: {error}"
+    history = History() if loaded is None else History(loaded[0].carry)
     while True:
         try:
             update, rng, count = _receive(requests)

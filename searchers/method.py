@@ -9,7 +9,7 @@ import numpy as np
 
 from raynas.arch import Arch
 from raynas.errors import ConfigError
-from raynas.history import History
+from raynas.history import Carry, History, MedianGain
 from raynas.model.candidates import random_archs
 from raynas.model.recommend import RECOMMENDERS
 from raynas.outcome import COSTS, Objective
@@ -51,6 +51,7 @@ class Method(ABC):
     recommender: str = "observed"
 
     learns: ClassVar[bool] = False  # whether a model is fitted, and so a process beside the control loop and a queue are worth it
+    carry: ClassVar[type[Carry]] = MedianGain  # the rule by which what was stopped early is carried to the full budget
     several: ClassVar[bool] = False  # whether it knows what to do with several objectives, and with limits on what has to be measured
 
     def __post_init__(self) -> None:

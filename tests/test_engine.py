@@ -212,6 +212,39 @@ def test_memory_survives_a_restart() -> None:
     assert restored.to_json() == search.to_json()
 
 
+class NoGain:
+    """Takes the last value of a stopped trial for its final one."""
+
+    def add(self, finished: Observation) -> None:
+        pass
+
+    def gain(self, budget: float) -> float:
+        return 0.0
+
+
+def told_targets(space: SearchSpace, history: History, rng: np.random.Generator, count: int) -> Proposal:
+    return Proposal([], memory=history.targets()[1].tolist())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Uncarried(FunctionMethod):
+    carry = NoGain
+
+
+@pytest.mark.parametrize(("kind", "carried"), [(FunctionMethod, 0.6), (Uncarried, 0.2)])
+def test_the_rule_that_carries_stopped_trials_can_be_replaced(kind: type[FunctionMethod], carried: float) -> None:
+    search = Engine(kind(function=told_targets, num_initial=1), ToySpace(4), max_budget=8)
+    for word, curve in (("aaaa", {2: 0.3, 8: 0.7}), ("bbbb", {2: 0.2})):
+        for budget, reached in curve.items():
+            search.report(search.space.from_config({"word": word}), {"valid_accuracy": reached, "epoch": budget})
+        search.tell(ToySpace(4).make(word), {"valid_accuracy": reached, "epoch": budget})
+    search.ask()
+    assert search.history.memory == pytest.approx([0.7, carried])
+    restored = Engine(kind(function=told_targets, num_initial=1), ToySpace(4), max_budget=8)
+    restored.load_json(search.to_json())
+    assert restored.history.targets()[1].tolist() == pytest.approx([0.7, carried])
+
+
 # -- in a process of its own ---------------------------------------------------------------------------------------------
 
 
