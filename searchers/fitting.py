@@ -188,24 +188,28 @@ def _receive(pipe: IO[bytes]) -> Any:
 
 
 def main() -> None:
-    """The process, seen from inside: answers until its input ends. What is printed meanwhile goes to the error output."""
+    """The process, seen from inside: answers until nobody asks any more. What is printed meanwhile goes to the error output."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for who reads the answers
     requests, answers = sys.stdin.buffer, os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    try:
+        _answer(requests, answers)
+    except (EOFError, BrokenPipeError):
+        os._exit(0)  # at once: an orderly end would try to send what nobody reads
+
+
+def _answer(requests: IO[bytes], answers: IO[bytes]) -> None:
     loaded, problem = None, ""
     try:
         loaded = _receive(requests)
         loaded[0].check(loaded[1])  # loads what the method needs, while nobody waits for it yet
     except EOFError:
-        return
+        raise
     except Exception as error:  # whatever importing the user's module raises
         problem = f"{type(error).__name__}: {error}"
     history = History() if loaded is None else History(loaded[0].carry)
     while True:
-        try:
-            update, rng, count = _receive(requests)
-        except EOFError:
-            return
+        update, rng, count = _receive(requests)
         answer: tuple[str, Any] = ("unloadable", problem)
         if loaded is not None:
             history.follow(update)

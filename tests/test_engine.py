@@ -396,6 +396,29 @@ def slow(space: SearchSpace, history: History, rng: np.random.Generator, count: 
     return Proposal(())
 
 
+def test_nothing_is_left_of_a_search_that_is_killed(tmp_path: Path) -> None:
+    code = """
+import os, signal, time
+from searchers import Engine, FunctionMethod
+from test_engine import Learning, ToySpace, of_process
+search = Engine(Learning(function=of_process, num_initial=2), ToySpace(4), fitting="process")
+for _ in range(4):
+    search.tell(search.ask().arch, 0.5)
+    search.wait()
+print(search.history.memory[0], flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    path = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1])])
+    done = subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert "Traceback" not in done.stderr
+    deadline = time.monotonic() + 30
+    with pytest.raises(ProcessLookupError):
+        while time.monotonic() < deadline:
+            os.kill(int(done.stdout.splitlines()[-1]), 0)
+            time.sleep(0.1)
+
+
 def test_an_engine_travels_without_its_process(beside: Any) -> None:
     search = beside(Bananas(num_initial=2, refit_every=2, **QUICK))
     run(search, 4)
