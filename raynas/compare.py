@@ -25,13 +25,14 @@ from rich.table import Table as PrintedTable
 
 from raynas import storage
 from raynas.cli import DONE, Parser, add_flags, run_command
-from raynas.config import assign, make_config, provenance, read_yaml
+from raynas.config import assign, make_config, provenance
 from raynas.errors import ConfigError, ResultsError
 from raynas.outcome import TEST_ACCURACY, VALID_ACCURACY
 from raynas.registry import resolve
 from raynas.run.schedulers import SCHEDULERS, make_scheduler
 from raynas.simulate import Simulation
 from raynas.spaces import SearchSpace, make_space
+from raynas.storage import read_yaml
 from raynas.tables import Table, open_table, searchable
 from searchers import Engine, OneShot, make_engine
 

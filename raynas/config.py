@@ -11,7 +11,6 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from raynas.errors import ConfigError
 from raynas.registry import unknown
-from raynas.storage import read_yaml as read_yaml
 
 
 def _listed(value: Any) -> Any:
