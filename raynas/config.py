@@ -11,6 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from raynas.errors import ConfigError
 from raynas.registry import unknown
+from searchers.method import Method
 
 
 def _listed(value: Any) -> Any:
@@ -76,7 +77,7 @@ class Settings(TypedDict, total=False):
     table: str | None
     dataset: str
     recipe: str | dict[str, Any] | None
-    searcher: str | Callable[..., Any]
+    searcher: str | Callable[..., Any] | Method
     searcher_options: dict[str, Any]
     objective: list[str]
     limit: list[str]

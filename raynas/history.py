@@ -156,16 +156,25 @@ class History:
             curve.pop()
         curve.append((budget, value))
 
-    def has_reports(self, arch_id: str) -> bool:
-        """Whether a pending architecture reported any value."""
-        return bool(self._curves.get(arch_id))
+    def next_budget(self, arch_id: str) -> float:
+        """The budget of a report of a pending architecture that does not tell it: one more than the last."""
+        curve = self._curves.get(arch_id)
+        return curve[-1][0] + 1 if curve else 1.0
 
-    def end(self, arch_id: str, status: Status, others: tuple[float, ...] = (), excess: float = 0.0) -> None:
-        """The evaluation of a pending architecture ended. Without any finite value it counts as failed."""
+    def end(self, arch_id: str, status: Status, budget: float = 0.0, vector: tuple[float, ...] | None = None, excess: float = 0.0) -> None:
+        """The evaluation of a pending architecture ended, with these values at `budget`; None: with those that it reported last.
+
+        Without any finite value it counts as failed.
+        """
         arch = self.pending.pop(arch_id, None)
-        curve = tuple(self._curves.pop(arch_id, ()))
-        if arch is not None:
-            self.add(Observation(arch, status if curve else "failed", curve, others, excess))
+        curve = self._curves.pop(arch_id, [])
+        if arch is None:
+            return
+        if vector is not None:
+            if curve and curve[-1][0] >= budget:
+                budget = curve.pop()[0]
+            curve.append((budget, vector[0]))
+        self.add(Observation(arch, status if curve else "failed", tuple(curve), (vector or ())[1:], excess))
 
     def withdraw(self, arch_id: str) -> None:
         """The evaluation of a pending architecture never took place; it may be proposed again."""
@@ -177,7 +186,7 @@ class History:
         arch_id = observation.arch.id
         self.withdraw(arch_id)
         before = self.observed.get(arch_id)
-        if before is not None and (before.status != "stopped" or observation.budget <= before.budget):
+        if before is not None and (before.status != "stopped" or observation.status == "failed" or observation.budget <= before.budget):
             return
         self.observed.pop(arch_id, None)  # what is newer comes last
         self.observed[arch_id] = observation

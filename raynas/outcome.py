@@ -58,7 +58,7 @@ METRICS: dict[str, Metric] = {
         Metric("parameters", "min", "weights", low=0.0),
         Metric("flops", "min", "multiply-accumulates", low=0.0),
         Metric("train_seconds", "min", "s", low=0.0),
-        Metric("wall_seconds", "min", "s", low=0.0),
+        Metric("wall_seconds", "min", "s", searched=False, low=0.0),  # measured by whoever records a run
     )
 }
 COSTS = ("parameters", "flops")  # what a space computes from an architecture alone (`SearchSpace.cost`), before any trial
@@ -74,7 +74,10 @@ def as_number(value: Any) -> float | None:
     """`value` as a float, None where it is no finite number: texts, truth values, NaN and infinities are none."""
     if isinstance(value, (bool, str, bytes)) or not hasattr(value, "__float__") or getattr(value, "shape", ()) != ():
         return None
-    number = float(value)
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError, RuntimeError):  # a number beyond all floats, a tensor without data
+        return None
     return number if math.isfinite(number) else None
 
 
@@ -131,9 +134,10 @@ class Limit:
     metric: str
     relation: Literal["<=", ">="]
     bound: float
+    declared: Metric | None = field(default=None, compare=False)  # what is known of the metric
 
     @classmethod
-    def parse(cls, text: str) -> "Limit":
+    def parse(cls, text: str, declared: Mapping[str, Metric] = METRICS) -> "Limit":
         """The limit that `text` states.
 
         Raises:
@@ -142,7 +146,7 @@ class Limit:
         match = _LIMIT.fullmatch(text)
         try:
             assert match is not None
-            return cls(match[1], match[2], float(match[3]))  # type: ignore[arg-type]  # the pattern has these two alone
+            return cls(match[1], match[2], float(match[3]), declared.get(match[1]))  # type: ignore[arg-type]  # these two alone
         except (AssertionError, ValueError):
             raise ConfigError(f"a limit has the form METRIC<=NUMBER or METRIC>=NUMBER, as parameters<=3.5e6, not {text!r}") from None
 
@@ -161,6 +165,14 @@ class Objective:
     metrics: tuple[Metric, ...] = (VALID_ACCURACY,)  # (m,) each with a direction
     limits: tuple[Limit, ...] = ()
 
+    def __post_init__(self) -> None:
+        names = [metric.name for metric in self.metrics]
+        if len(set(names)) < len(names):
+            raise ConfigError(f"each objective may occur once, not {', '.join(names)}")
+        for metric in (*self.metrics, *(limit.declared for limit in self.limits if limit.declared is not None)):
+            if not metric.searched:
+                raise ConfigError(f"{metric.name} is reported at the end; a search must not see it, so it is no objective and has no limit")
+
     @classmethod
     def parse(cls, entries: Sequence[str] = (), limits: Sequence[str] = (), declared: Mapping[str, Metric] = METRICS) -> "Objective":
         """The objective that a user states: `valid_accuracy`, `-latency` (to be minimised), and limits as `parameters<=3.5e6`.
@@ -176,17 +188,8 @@ class Objective:
             if not name:
                 raise ConfigError(f"an objective is the name of a metric, with a minus to minimise it, as -latency; not {entry!r}")
             metric = declared.get(name, Metric(name))
-            if not metric.searched:
-                raise ConfigError(f"{name} is reported at the end; a search must not see it, so it can be no objective")
             chosen.append(replace(metric, direction="min" if entry.strip().startswith("-") else metric.direction or "max"))
-        names = [metric.name for metric in chosen]
-        if len(set(names)) < len(names):
-            raise ConfigError(f"each objective may occur once, not {', '.join(names)}")
-        kept = tuple(Limit.parse(limit) for limit in limits)
-        for limit in kept:
-            if not declared.get(limit.metric, Metric(limit.metric)).searched:
-                raise ConfigError(f"{limit.metric} is reported at the end; a search must not see it, so it cannot be limited")
-        return cls(tuple(chosen), kept)
+        return cls(tuple(chosen), tuple(Limit.parse(limit, declared) for limit in limits))
 
     @property
     def first(self) -> Metric:
@@ -243,7 +246,7 @@ class Objective:
 
     def _problem(self, report: Mapping[str, Any], costs: Mapping[str, float]) -> str | None:
         """Why a last report is none: a number that the objective or a limit needs is missing, or is none."""
-        limited = (METRICS.get(limit.metric, Metric(limit.metric)) for limit in self.limits)
+        limited = (limit.declared or Metric(limit.metric) for limit in self.limits)
         for metric in {metric.name: metric for metric in (*limited, *self.metrics)}.values():
             value = costs.get(metric.name, report.get(metric.name))
             if value is None:
@@ -269,8 +272,3 @@ class Merit(NamedTuple):
     within: float  # minus the excess over the limits
     full: bool
     vector: tuple[float, ...]  # (m,)
-
-
-def dominates(first: Sequence[float], second: Sequence[float]) -> bool:
-    """Whether a vector is nowhere worse and somewhere better than another (Pareto dominance; both maximised)."""
-    return all(a >= b for a, b in zip(first, second, strict=True)) and any(a > b for a, b in zip(first, second, strict=True))

@@ -53,7 +53,8 @@ TRIALS = _schema(
     | {"started_at": TIME, "ended_at": TIME, "error": pa.string(), "error_file": pa.string()},  # error: one line; the file has all of it
 )
 REPORTS = _schema({"trial_id": pa.string(), "epoch": pa.int64()}, _metrics(name for name in METRICS if name not in COSTS))
-STARTED = _schema(_TRIAL | {"started_at": TIME}, {"checkpoint": pa.string()})  # checkpoint: JSON, see raynas/run/checkpoints.py
+STARTED = _schema(_TRIAL | {"started_at": TIME}, {"checkpoint": pa.string(), "budget": pa.float64()})
+# checkpoint: JSON, see raynas/run/checkpoints.py; budget: epochs that the method allowed, null: a full evaluation
 
 SCHEMAS = {"started": STARTED, "reports": REPORTS, "trials": TRIALS}  # in the order in which a flush writes them
 RESERVED = frozenset(name for schema in SCHEMAS.values() for name in schema.names) - METRICS.keys()  # no names for metrics

@@ -204,8 +204,6 @@ class Simulation:
         self._live.remove(trial)
         last = trial.last_result
         values = last.get("valid_accuracy"), last.get("test_accuracy")
-        last = trial.last_result
-        values = last.get("valid_accuracy"), last.get("test_accuracy")
         status = "failed" if outcome is None else outcome.status
         self.results.append(SimulatedResult(trial.arch_id, status, last.get("epoch", 0), *values, trial.started, self.now))
         merit = None if outcome is None else self.engine.objective.merit(outcome)

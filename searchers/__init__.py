@@ -12,9 +12,10 @@ from raynas.errors import ConfigError
 from raynas.registry import check_options, resolve
 from raynas.spaces import SearchSpace
 from searchers.bananas import Bananas, BananasPaper
-from searchers.engine import Engine, Refit, Suggestion
+from searchers.engine import Engine
 from searchers.evolution import Evolution
-from searchers.method import FunctionMethod, Method, OneShot, Proposal
+from searchers.fitting import Refit
+from searchers.method import FunctionMethod, Method, OneShot, Proposal, Suggestion
 from searchers.random import Random
 
 if TYPE_CHECKING:

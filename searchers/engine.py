@@ -12,7 +12,6 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
 from typing import Any, TypeVar, get_args
 
 import numpy as np
@@ -22,10 +21,11 @@ from raynas.errors import ConfigError, ResumeError
 from raynas.history import History, Observation
 from raynas.model.candidates import random_archs
 from raynas.model.ranks import spearman
+from raynas.model.recommend import observed
 from raynas.outcome import COSTS, Objective, Outcome, as_number, budget_of
 from raynas.spaces import SearchSpace, make_space
-from searchers.fitting import Beside, Fit, Where, fit
-from searchers.method import Method, Proposal, check_objective, within_limits
+from searchers.fitting import Beside, Fit, Refit, Where, fit
+from searchers.method import Method, Proposal, Suggestion, check_objective, within_limits
 
 logger = logging.getLogger(__name__)
 
@@ -34,26 +34,6 @@ STATE_VERSION = 2
 T = TypeVar("T")
 
 _QUEUE_FACTOR = 4  # proposals per refit beside the control loop: enough to serve until the next one is ready
-
-
-@dataclass(frozen=True)
-class Suggestion:
-    """An architecture to evaluate."""
-
-    arch: Arch
-    budget: float | None = None  # how much the evaluation may spend; None: a full one
-    expected: float | None = None  # what the model expects of it, in units of the first objective
-
-
-@dataclass(frozen=True)
-class Refit:
-    """One fit of the model, and how it predicted the results that came in since the fit before, before it learned them."""
-
-    observations: int  # that it learned from
-    seconds: float  # of fitting and proposing
-    compared: int  # new results with a prediction
-    mae: float | None  # mean absolute error, in units of the first objective
-    rank_correlation: float | None  # Spearman's; None for fewer than 3 results
 
 
 class Engine:
@@ -137,9 +117,10 @@ class Engine:
         if arch_id is None:
             return
         self._reports[arch_id] = report
-        value, budget = self.objective.value(report), budget_of(report, self.time_attr)
+        known = {**report, **(self._costs(self.history.pending[arch_id]) or {})}
+        value, budget = self.objective.value(known), budget_of(report, self.time_attr)
         if value is not None:
-            self.history.report(arch_id, (self.max_budget or 1.0) if budget is None else budget, value)
+            self.history.report(arch_id, self.history.next_budget(arch_id) if budget is None else budget, value)
 
     def tell(self, arch: Arch | str, report: Mapping[str, Any] | float | None = None, *, error: str | None = None) -> Outcome | None:
         """The evaluation of an architecture, or of a pending one by its id, has ended.
@@ -155,8 +136,6 @@ class Engine:
             return None
         if report is not None and not isinstance(report, Mapping):
             report = {self.objective.first.name: report}
-        if report and error is None:
-            self.report(arch_id, report)
         last = self._reports.pop(arch_id, None)
         if report is None and error is None:
             if last is None:
@@ -166,18 +145,26 @@ class Engine:
         outcome = self.objective.judge(
             report, self.max_budget, error=error, costs=self._costs(self.history.pending[arch_id]), time_attr=self.time_attr
         )
-        others = (self.objective.vector(outcome.metrics) or ())[1:]
-        excess = 0.0 if outcome.status == "failed" else self.objective.excess(outcome.metrics)
-        self.history.end(arch_id, outcome.status, others, excess)
+        if outcome.status == "failed":
+            self.history.end(arch_id, "failed")
+        else:
+            vector, excess = self.objective.vector(outcome.metrics), self.objective.excess(outcome.metrics)
+            self.history.end(arch_id, outcome.status, outcome.budget, vector, excess)
         self._completed([arch_id])
         return outcome
 
     def tell_many(self, observations: Iterable[Observation]) -> None:
-        """Results from elsewhere, such as those of another run; one fit sees all of them."""
-        told = list(observations)
-        for observation in told:
+        """Results from elsewhere, such as those of another run (see `observation`); one fit, after the next `ask`, sees all of them.
+
+        Raises:
+            ConfigError: one has not a value for each objective.
+        """
+        for observation in observations:
+            if observation.status != "failed" and len(observation.others) != len(self.objective.metrics) - 1:
+                wanted = ", ".join(metric.name for metric in self.objective.metrics)
+                raise ConfigError(f"an observation of {observation.arch.id} must have a value for each of {wanted}")
             self.history.add(observation)
-        self._completed([observation.arch.id for observation in told])
+            self._fresh.append(observation.arch.id)
 
     def observation(
         self, arch: Arch, metrics: Mapping[str, Any], curve: Iterable[tuple[float, float]] = (), *, error: str | None = None
@@ -192,8 +179,8 @@ class Engine:
         excess = 0.0 if outcome.status == "failed" else self.objective.excess(outcome.metrics)
         return Observation(arch, outcome.status if points else "failed", tuple(points), (vector or ())[1:], excess)
 
-    def enqueue(self, archs: Iterable[Arch | Mapping[str, Any]]) -> None:
-        """Architectures to suggest before any other.
+    def enqueue(self, archs: Iterable[Arch | Mapping[str, Any]], budget: float | None = None) -> None:
+        """Architectures to suggest before any other, with this budget.
 
         Raises:
             OutOfSpaceError: one is not of the space.
@@ -202,18 +189,24 @@ class Engine:
         for arch in archs:
             if not isinstance(arch, (Arch, Mapping)):
                 raise ConfigError(f"an architecture is given as JSON, as in the column arch of trials.parquet, not as {arch!r}")
-            self._first.append(Suggestion(self.space.from_config(arch.to_config() if isinstance(arch, Arch) else arch)))
+            self._first.append(Suggestion(self.space.from_config(arch.to_config() if isinstance(arch, Arch) else arch), budget))
 
     def recommend(self) -> Arch | None:
         """The architecture to choose after what is known now; None before any result."""
-        return self.method.recommend(self.space, self.history)
+        try:
+            return self.method.recommend(self.space, self.history)
+        except Exception:
+            logger.exception("%s failed to recommend; the best observed architecture is", type(self.method).__name__)
+            return observed(self.space, self.history)
 
     def _pending(self, arch: Arch | str) -> str | None:
         """The id of what is being evaluated, which an architecture that was never asked for is, too; None for what is not."""
-        if isinstance(arch, Arch) and arch.id not in self.history:
+        if isinstance(arch, str):
+            return arch if arch in self.history.pending else None
+        before = self.history.observed.get(arch.id)
+        if arch.id not in self.history.pending and (before is None or before.status == "stopped"):
             self.history.start(arch)
-        arch_id = arch if isinstance(arch, str) else arch.id
-        return arch_id if arch_id in self.history.pending else None
+        return arch.id if arch.id in self.history.pending else None
 
     # -- proposals -------------------------------------------------------------------------------------------------------
 
@@ -265,7 +258,9 @@ class Engine:
 
     def _stopgap(self) -> Arch | None:
         try:
-            return self.method.stopgap(self.space, self.history, self._rng)
+            arch = self.method.stopgap(self.space, self.history, self._rng)
+            Proposal([] if arch is None else [arch]).check(self.space)
+            return arch
         except Exception:
             self._tell_of_failure()
             return self._random()
@@ -273,10 +268,12 @@ class Engine:
     def _guarded(self, attempt: Callable[[], Fit]) -> Fit:
         """An exception in a method would abort the whole search: log it and go on without the method."""
         try:
-            return attempt()
+            done = attempt()
+            done.proposal.check(self.space)
         except Exception:
             self._tell_of_failure()
             return Fit(Proposal(()), 0.0)
+        return done
 
     def _tell_of_failure(self) -> None:
         logger.exception("%s failed to propose; random architectures are suggested instead", type(self.method).__name__)

@@ -5,6 +5,7 @@ below, and is no child of `multiprocessing`, which would import the user's main 
 keeps a copy of the history, and is sent what is new.
 """
 
+import contextlib
 import logging
 import os
 import pickle
@@ -15,6 +16,7 @@ import time
 import traceback
 import weakref
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import IO, Any, Literal, NamedTuple
 
 import numpy as np
@@ -36,6 +38,17 @@ class Fit(NamedTuple):
     seconds: float
 
 
+@dataclass(frozen=True)
+class Refit:
+    """One fit of the model, and how it predicted the results that came in since the fit before, before it learned them."""
+
+    observations: int  # that it learned from
+    seconds: float  # of fitting and proposing
+    compared: int  # new results with a prediction
+    mae: float | None  # mean absolute error, in units of the first objective
+    rank_correlation: float | None  # Spearman's; None for fewer than 3 results
+
+
 class MethodError(Exception):
     """A method failed; the text is its traceback."""
 
@@ -44,6 +57,8 @@ def fit(method: Method, space: SearchSpace, history: History, rng: np.random.Gen
     """Asks the method."""
     began = time.perf_counter()
     proposal = method.propose(space, history, rng, count)
+    if not isinstance(proposal, Proposal):
+        raise TypeError(f"a method must return a searchers.Proposal, not {type(proposal).__name__}")
     return Fit(proposal, time.perf_counter() - began)
 
 
@@ -123,8 +138,10 @@ class Process:
     def __init__(self, method: Method, space: SearchSpace) -> None:
         task = pickle.dumps((method, space))
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path), "OMP_NUM_THREADS": "1"}
+        # In a session of its own, so that what it has started itself can be ended with it.
         self._popen = subprocess.Popen(
             [sys.executable, "-c", "from searchers.fitting import main; main()"],
+            start_new_session=True,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=environment,
@@ -164,15 +181,16 @@ class Process:
 
 
 def _end(popen: "subprocess.Popen[bytes]") -> None:
-    """Closes the pipes, at which the process ends; it may be in the middle of a fit, of which nobody wants to know."""
-    popen.kill()
+    """Kills the process, which may be in the middle of a fit, of which nobody wants to know, and all that it has started."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(popen.pid, signal.SIGKILL)
+    popen.wait()
     for pipe in (popen.stdin, popen.stdout):
         if pipe is not None:
             try:
                 pipe.close()
             except OSError:  # what was not sent yet need not be
                 logger.debug("the process that fits was gone before its pipes were closed")
-    popen.wait()
 
 
 def _send(pipe: IO[bytes], message: bytes) -> None:
@@ -189,7 +207,6 @@ def _receive(pipe: IO[bytes]) -> Any:
 
 def main() -> None:
     """The process, seen from inside: answers until nobody asks any more. What is printed meanwhile goes to the error output."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for who reads the answers
     requests, answers = sys.stdin.buffer, os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     try:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from raynas.arch import Arch
-from raynas.errors import ConfigError
+from raynas.errors import ConfigError, OutOfSpaceError
 from raynas.history import Carry, History, MedianGain
 from raynas.model.candidates import random_archs
 from raynas.model.recommend import RECOMMENDERS
@@ -32,6 +32,21 @@ class Proposal:
     expected: Sequence[float | None] = ()
     budgets: Sequence[float | None] = ()
     memory: Any = None
+
+    def check(self, space: SearchSpace) -> None:
+        """Raises OutOfSpaceError unless all that is proposed is of `space`, and within what a table or limits leave of it."""
+        for arch in self.archs:
+            if not isinstance(arch, Arch) or not space.contains(arch):
+                raise OutOfSpaceError(f"what was proposed is not of the space {space.name}: {arch}")
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """An architecture to evaluate."""
+
+    arch: Arch
+    budget: float | None = None  # how much the evaluation may spend; None: a full one
+    expected: float | None = None  # what the model expects of it: of the first objective, turned so that higher is better
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,9 +14,9 @@ from raynas.history import History, Observation
 from raynas.outcome import METRICS, VALID_ACCURACY, Metric, Objective
 from raynas.spaces import SearchSpace
 from searchers.bananas import Bananas, BananasPaper
-from searchers.engine import Engine, Refit
+from searchers.engine import Engine
 from searchers.evolution import Evolution
-from searchers.fitting import Where
+from searchers.fitting import Refit, Where
 from searchers.method import Method
 from searchers.random import Random
 
@@ -56,8 +56,12 @@ class TuneSearcher(Searcher):  # type: ignore[misc]  # ray has no types
     ) -> None:
         if mode not in (None, "min", "max"):
             raise ConfigError(f"mode must be 'min' or 'max', not {mode!r}")
-        if objective is not None and metric is not None:
+        if objective is not None and (metric, mode) != (None, None):
             raise ConfigError("a searcher takes an objective, or metric and mode, not both")
+        if method is None and not hasattr(self, "of"):
+            raise ConfigError("TuneSearcher needs a method, as method=Bananas()")
+        if method is not None and settings:
+            raise ConfigError(f"the settings {', '.join(settings)} belong to the method; give them to {type(method).__name__}")
         self._explicit = metric is not None or objective is not None
         objective = objective or _objective(metric or VALID_ACCURACY.name, mode)
         super().__init__(metric=objective.first.name, mode=objective.first.direction)
@@ -80,7 +84,8 @@ class TuneSearcher(Searcher):  # type: ignore[misc]  # ray has no types
         """Takes metric and mode from Tune where the constructor was given none."""
         if self._explicit and (metric not in (None, self._metric) or mode not in (None, self._mode)):
             return False
-        self._optimise(metric or self._metric, mode or self._mode)
+        changed = metric is not None and metric != self._metric
+        self._optimise(_objective(metric or self._metric, mode or (None if changed else self._mode)))
         return True
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
@@ -114,7 +119,8 @@ class TuneSearcher(Searcher):  # type: ignore[misc]  # ray has no types
     ) -> None:
         """A result from elsewhere, in Tune's form: `parameters["arch"]` is the architecture, `value` its metric."""
         arch, engine = self.engine.space.from_config(parameters["arch"]), self.engine
-        report, curve = {self._metric: value}, list(enumerate(intermediate_values or (), 1))
+        report, values = {self._metric: value}, list(intermediate_values or ())
+        curve = list(enumerate(values if not values or values[-1] == value else [*values, value], 1))
         told = engine.observation(arch, report, curve, error="it failed" if error else None)
         engine.tell_many([replace(told, status="stopped") if pruned and told.status == "finished" else told])
 
@@ -165,6 +171,11 @@ class TuneSearcher(Searcher):  # type: ignore[misc]  # ray has no types
         return self.engine.history
 
     @property
+    def memory(self) -> Any:
+        """What the method remembers beyond it."""
+        return self.engine.history.memory
+
+    @property
     def refits(self) -> list[Refit]:
         """The fits of the model so far."""
         return self.engine.refits
@@ -174,9 +185,9 @@ class TuneSearcher(Searcher):  # type: ignore[misc]  # ray has no types
         """Whether the space holds no architecture that is not known."""
         return self.engine.exhausted
 
-    def enqueue(self, archs: Iterable[Arch | Mapping[str, Any]]) -> None:
+    def enqueue(self, archs: Iterable[Arch | Mapping[str, Any]], budget: float | None = None) -> None:
         """As `Engine.enqueue`."""
-        self.engine.enqueue(archs)
+        self.engine.enqueue(archs, budget)
 
     def tell_many(self, observations: Iterable[Observation]) -> None:
         """As `Engine.tell_many`."""
@@ -195,12 +206,17 @@ class TuneSearcher(Searcher):  # type: ignore[misc]  # ray has no types
         self.engine.load_json(state["engine"])
         self._live = dict(state["live"])
         if (state["metric"], state["mode"]) != (self._metric, self._mode):
-            self._optimise(state["metric"], state["mode"])
+            if self._explicit:
+                raise ResumeError(
+                    f"the saved state optimises {state['metric']} ({state['mode']}), this searcher {self._metric} ({self._mode})"
+                )
+            self._optimise(_objective(state["metric"], state["mode"]))
 
-    def _optimise(self, metric: str, mode: str) -> None:
-        if (metric, mode) != (self._metric, self._mode):
-            self._metric, self._mode = metric, mode
-            self.engine.objective = _objective(metric, mode)
+    def _optimise(self, objective: Objective) -> None:
+        first = objective.first
+        if (first.name, first.direction) != (self._metric, self._mode):
+            self._metric, self._mode = first.name, str(first.direction)
+            self.engine.objective = objective
 
 
 def _objective(metric: str, mode: str | None) -> Objective:

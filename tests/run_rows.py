@@ -13,12 +13,12 @@ NOW = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 
 def started(order: int, **changes: Any) -> dict[str, Any]:
     row = {"order": order, "trial_id": f"t{order}", "arch_id": f"a{order}", "arch": json.dumps({"id": f"a{order}"}), "started_at": NOW}
-    return row | {"checkpoint": None} | changes
+    return row | {"checkpoint": None, "budget": None} | changes
 
 
 def trial(order: int, **changes: Any) -> dict[str, Any]:
     row = started(order)
-    del row["checkpoint"]
+    del row["checkpoint"], row["budget"]
     metrics = {"epochs": 3, "valid_accuracy": 0.9, "test_accuracy": 0.8, "parameters": 1000, "flops": 2000}
     times = {"train_seconds": 60.0, "wall_seconds": 2.0, "ended_at": NOW}
     return row | metrics | times | {"status": "finished", "error": None, "error_file": None} | changes

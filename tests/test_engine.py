@@ -109,6 +109,7 @@ def test_one_fit_sees_all_that_is_told_at_once() -> None:
     search = Engine(Bananas(**QUICK), ToySpace(6), fitting="thread")
     archs = list(ToySpace(6).enumerate() or ())[:100]
     search.tell_many(search.observation(arch, {"valid_accuracy": value(arch)}) for arch in archs)
+    asked(search)
     search.wait()
     assert [refit.observations for refit in search.refits] == [100]
     known = {arch.id for arch in archs}
@@ -456,3 +457,74 @@ def test_a_listed_space_ends_at_its_limits() -> None:
 def test_limits_that_nothing_keeps() -> None:
     with pytest.raises(ConfigError, match=r"no architecture of nasbench201 was found within parameters<=1000: .* widen the limits"):
         Engine(Random(), objective=Objective.parse([], ["parameters<=1000"]))
+
+
+# -- what the end of an evaluation says ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("max_budget", [None, 8])
+def test_the_last_value_counts(max_budget: float | None) -> None:
+    search = Engine(Random(), ToySpace(4), max_budget=max_budget)
+    plain, curve, again = (ToySpace(4).make(word) for word in ("aaaa", "bbbb", "cccc"))
+    search.report(plain, {"valid_accuracy": 0.5})
+    for epoch, reached in ((1, 0.1), (2, 0.2), (3, 0.3)):
+        search.report(curve, {"valid_accuracy": reached, "epoch": epoch})
+    search.report(again, {"valid_accuracy": 0.1, "epoch": 8})
+    for arch in (plain, curve):
+        search.tell(arch, {"valid_accuracy": 0.9})
+    search.tell(again, {"valid_accuracy": 0.9, "epoch": 8})
+    assert [search.history.observed[arch.id].value for arch in (plain, curve, again)] == [0.9] * 3
+    assert {o.status for o in search.history.observed.values()} == {"finished"}
+
+
+def test_a_cost_may_be_what_is_optimised() -> None:
+    search = Engine(Evolution(num_initial=5), "nasbench201", objective=Objective.parse(["-parameters"]), max_budget=200)
+    for _ in range(40):
+        arch = asked(search)
+        outcome = search.tell(arch, {"valid_accuracy": 0.5, "epoch": 200})
+        assert outcome is not None
+        assert search.history.observed[arch.id].status == outcome.status == "finished"
+    recommended = search.recommend()
+    assert recommended is not None
+    assert search.space.cost(recommended).parameters == min(search.space.cost(o.arch).parameters for o in search.history.observed.values())
+
+
+def test_a_good_result_is_not_lost_by_a_later_failure() -> None:
+    search = Engine(Random(), ToySpace(4), max_budget=8)
+    arch = ToySpace(4).make("aaaa")
+    search.tell(arch, {"valid_accuracy": 0.9, "epoch": 4})
+    search.report(arch, {"valid_accuracy": 0.95, "epoch": 6})  # it goes on
+    search.tell(arch, error="its node was lost")
+    assert search.history.observed["aaaa"].value == 0.9
+    search.tell(arch, {"valid_accuracy": 0.97, "epoch": 8})
+    assert (search.history.observed["aaaa"].value, search.history.observed["aaaa"].status) == (0.97, "finished")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Careless(Method):
+    """Returns what is none of its business to return."""
+
+    kind: str
+
+    def propose(self, space: SearchSpace, history: History, rng: np.random.Generator, count: int) -> Proposal:
+        wrong: dict[str, Any] = {"list": [space.sample(rng)], "dicts": Proposal([{}]), "stranger": Proposal([ToySpace(2).make("aa")])}  # type: ignore[list-item]
+        return wrong[self.kind]  # type: ignore[no-any-return]
+
+    def recommend(self, space: SearchSpace, history: History) -> Arch | None:
+        raise RuntimeError("no idea")
+
+
+@pytest.mark.parametrize("kind", ["list", "dicts", "stranger"])
+def test_a_careless_method_does_not_end_the_search(kind: str, caplog: pytest.LogCaptureFixture) -> None:
+    search = Engine(Careless(kind=kind, num_initial=2), ToySpace(4))
+    for _ in range(5):
+        search.tell(asked(search), 0.5)
+    assert "Careless failed to propose" in caplog.text
+    assert search.recommend() is not None
+    assert "Careless failed to recommend; the best observed architecture is" in caplog.text
+
+
+def test_observations_have_a_value_for_each_objective() -> None:
+    search = Engine(Random(), ToySpace(2), objective=TWO)
+    with pytest.raises(ConfigError, match="must have a value for each of valid_accuracy, latency"):
+        search.tell_many([Observation(ToySpace(2).make("aa"), "finished", ((1.0, 0.5),))])

@@ -54,6 +54,8 @@ def test_public_names_suffice() -> None:
             assert {alias.name for alias in node.names} <= {*raynas.__all__, *searchers.__all__}
         elif isinstance(node, ast.ImportFrom):
             assert node.module in ("dataclasses", "torch", "trainables.train")
+        elif isinstance(node, ast.Attribute):
+            assert not node.attr.startswith("_")
         elif isinstance(node, ast.Import):
             assert {alias.name for alias in node.names} <= {"time", "numpy", "torch"}
 

@@ -36,6 +36,7 @@ class Watched:
     def __init__(self) -> None:
         self.refits: list[Any] = []
         self.told: list[tuple[str, dict[str, Any]]] = []
+        self.memory: Any = None
 
     def recommend(self) -> Arch | None:
         return ARCHS[0]
@@ -356,3 +357,12 @@ def test_what_the_searcher_fits_is_shown(tmp_path: Path) -> None:
     assert run.recorder.progress.mae == 0.5
     assert "best latency 2.5 ms" in run.close()
     assert json.loads((tmp_path / "run" / "best.json").read_text())["latency"] == 2.5
+
+
+def test_what_a_method_remembers_outlives_a_session(tmp_path: Path) -> None:
+    run = Run(str(tmp_path / "run"), tmp_path)
+    run.searcher.memory = {"asked": 3}
+    run.recorder.on_step_end(0, [])
+    run.close()
+    again = Run(str(tmp_path / "run"), tmp_path, before=results.read(str(tmp_path / "run")))
+    assert again.recorder.memory == {"asked": 3}

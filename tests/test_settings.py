@@ -21,7 +21,7 @@ from raynas.run.train_command import IMAGES, train_command
 from raynas.search import _recipe
 from raynas.spaces import SPACES, make_space
 from raynas.spaces.darts import DARTSSpace
-from searchers import SEARCHERS, Random
+from searchers import SEARCHERS, Bananas, Method, Random
 from trainables import TRAINABLES
 from trainables.learning.data import DATASETS
 from trainables.lookup import LookupTrial
@@ -35,6 +35,7 @@ def test_the_keywords_of_run_search_are_the_fields_of_the_configuration() -> Non
     named = {"space", "trainable", "searcher", "scheduler"}  # may also be a class or a function
     for name, info in fields.items():
         expected = str | raynas.config.Callable[..., Any] if name in named else info.annotation
+        expected = expected | Method if name == "searcher" else expected
         assert hints[name] == expected, name
 
 
@@ -191,3 +192,8 @@ def test_slots_that_are_not_there(caplog: pytest.LogCaptureFixture) -> None:
     assert "99 trials at once were asked for, the cluster has room for 9 now" in caplog.text
     with pytest.raises(ConfigError, match="give --cpus-per-trial or --gpus-per-trial above 0"):
         slots(RunConfig(cpus_per_trial=0), nodes, grows=False)
+
+
+def test_a_method_with_its_settings_is_a_searcher() -> None:
+    values = plain({"searcher": Bananas(pool=50, rates=(1.0,)), "searcher_options": {"climbs": 1}})
+    assert values == {"searcher": "bananas", "searcher_options": {"pool": 50, "rates": (1.0,), "climbs": 1}}

@@ -150,7 +150,10 @@ def test_compare_is_complete_resumable_and_repeatable(tmp_path: Path) -> None:
 
 BAD = {
     "searcher": (["--searchers", "random,bananna"], "'bananas'"),
+    "no searcher": (["--searchers", ""], "--searchers names none"),
+    "one-shot": (["--searchers", "random,darts"], "darts trains networks"),
     "scheduler": (["--schedulers", "ashaa"], "'asha'"),
+    "no scheduler": (["--schedulers", " , "], "--schedulers names none"),
     "seeds": (["--seeds", "0"], "seeds = 0"),
     "options": (["--set", "searcher_options.evolution.pool=3"], "'evolution' 'pool'"),
     "stranger": (["--searchers", "random", "--set", "searcher_options.evolution.tournament=3"], "does not take part"),
@@ -167,3 +170,19 @@ def test_bad_input_gets_one_clear_line(case: str, tmp_path: Path) -> None:
     assert done.stderr.count("\n") == 1, done.stderr
     assert words in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_a_comparison_may_live_on_any_storage(tmp_path: Path) -> None:
+    flags = ["--searchers", "random", "--trials", "12", "--seeds", "2"]
+    plain = compare(tmp_path, *flags)
+    there = compare(tmp_path, *flags, "--out", f"file://{tmp_path}/there")
+    assert (plain.returncode, there.returncode) == (0, 0), there.stderr
+    for name in ("curves.parquet", "summary.csv", "curves.png"):
+        assert (tmp_path / "there" / name).read_bytes() == (tmp_path / "out" / name).read_bytes()
+    assert not (tmp_path / "file:").exists()
+    part = next((tmp_path / "there" / "parts").iterdir())
+    part.write_bytes(b"PAR1 no more PAR1")
+    damaged = compare(tmp_path, *flags, "--out", f"file://{tmp_path}/there")
+    assert damaged.returncode == 2
+    assert damaged.stderr.count("\n") == 1
+    assert part.name in damaged.stderr

@@ -128,6 +128,13 @@ class TrainTrial(Trainable):  # type: ignore[misc]  # ray has no types
             "warning": warning,
         }
 
+    @property
+    def network(self) -> torch.nn.Module:
+        """The network that is trained."""
+        assert self._trainer is not None
+        network: torch.nn.Module = self._trainer.network
+        return network
+
     def _saved(self) -> bytes:
         assert self._trainer is not None
         return dumped(self._trainer.state_dict())

@@ -25,6 +25,7 @@ from raynas.spaces import SearchSpace
 
 logger = logging.getLogger(__name__)
 
+_MEMORY = "memory.json"  # what the method remembers beyond the history
 _BEST = ("trial_id", "arch_id", "status", "epochs", "valid_accuracy", "test_accuracy", "parameters", "flops", "train_seconds")
 
 
@@ -37,6 +38,10 @@ class Searcher(Protocol):
 
     def recommend(self) -> Arch | None:
         """The architecture to choose after what is known now."""
+
+    @property
+    def memory(self) -> Any:
+        """What the method remembers beyond the history, plain JSON; None: nothing."""
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any], /) -> None:
         """Notes an intermediate result."""
@@ -96,6 +101,7 @@ class Recorder(Callback):  # type: ignore[misc]  # ray has no types
         self._order = self.earlier.next_order
         self._refits = 0
         self._best_written = True
+        self.memory: Any = storage.read_json(uri, _MEMORY) if before is not None and storage.exists(uri, _MEMORY) else None
         self._began = time.monotonic()
         for row in self.earlier.ended:
             self._count(row)
@@ -158,6 +164,9 @@ class Recorder(Callback):  # type: ignore[misc]  # ray has no types
             self.summary.refit(self.progress.ended, refit.seconds, refit.mae, refit.rank_correlation, refit.observations)
             self.progress.mae = refit.mae if refit.mae is not None else self.progress.mae
         self._refits += len(new)
+        if self.searcher.memory != self.memory:
+            self.memory = self.searcher.memory
+            storage.write_json(self.uri, _MEMORY, self.memory)
         self.store.maybe_flush()
         if self.store.flushed_all:
             self.checkpoints.delete()
@@ -178,7 +187,8 @@ class Recorder(Callback):  # type: ignore[misc]  # ray has no types
         if earlier is None:
             text = json.dumps(arch, separators=(",", ":"))
             row = {"order": self._order, "trial_id": trial.trial_id, "arch_id": arch["id"], "arch": text}
-            row |= {"started_at": datetime.now(UTC), "checkpoint": None}
+            budget = trial.config.get("max_epochs")
+            row |= {"started_at": datetime.now(UTC), "checkpoint": None, "budget": None if budget == self.max_epochs else budget}
             self._order += 1
             self.store.add_started(row)
         else:
@@ -205,6 +215,7 @@ class Recorder(Callback):  # type: ignore[misc]  # ray has no types
         row = dict(self._started(trial))
         del self._rows[trial.trial_id]
         self._release(trial, row.pop("checkpoint"))
+        del row["budget"]  # of trials under way
         result, now = trial.last_result or {}, datetime.now(UTC)
         costs = self.space.cost(self.space.from_config(trial.config["arch"]))._asdict()
         outcome = self.objective.judge(result, self.max_epochs, error=failed and failed.reason, costs=costs)

@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
 import ray
 from ray import tune
 from rich.console import Console
@@ -28,11 +29,12 @@ from raynas.run.summary import Run, read_run
 from raynas.run.supernets import Supernets, oneshot_method
 from raynas.run.train_command import train_command
 from raynas.run.warm_start import dataset_of, observations, warm_tables
-from raynas.spaces import make_space
+from raynas.spaces import SearchSpace, make_space
 from searchers import Method, make_searcher
 from searchers.tune import TuneSearcher
 from trainables import TRAINABLES
 from trainables.base import Plan
+from trainables.learning.blame import blamed
 
 _TUNE = {
     "RAY_AIR_NEW_OUTPUT": "0",  # Tune's own tables would tear the live one apart
@@ -54,6 +56,7 @@ class Session:
         self.config, self.uri, self.console, self.before = config, uri, console, before
         needs_of(config)
         self.whole_space = make_space(config.space, config.space_options)
+        check_space(self.whole_space, config.space)
         self.trainable = resolve(TRAINABLES, config.trainable, "trainable")
         check_trainable(self.trainable, config.trainable)
         declared = {metric.name: metric for metric in getattr(self.trainable, "metrics", ())}
@@ -83,8 +86,8 @@ class Session:
 
     def _plan(self) -> Plan:
         config, plan = self.config, getattr(self.trainable, "plan", None)
-        if plan is None:
-            return Plan(config.max_epochs)
+        if plan is None:  # what nothing stops early is complete, whatever it reports
+            return Plan(None if config.scheduler == "fifo" else config.max_epochs)
         if config.recipe is not None and "recipe" not in keywords(plan):
             raise ConfigError(f"the trainable {config.trainable!r} takes no recipe; leave --recipe out, or add --trainable train")
         given = {key: self.trial_config[key] for key in (*config.trainable_options, "recipe") if key in self.trial_config}
@@ -168,7 +171,9 @@ class Session:
         engine.tell_many([told for tables in earlier for told in observations(engine, self.whole_space, tables)])
         if self.before is None:
             return
-        self.searcher.enqueue(self.whole_space.from_config(json.loads(row["arch"])) for row in recorder.unfinished.values())
+        for row in recorder.unfinished.values():
+            self.searcher.enqueue([self.whole_space.from_config(json.loads(row["arch"]))], row["budget"])
+        engine.history.memory = recorder.memory
         if remembers(self.scheduler):
             replay(self.scheduler, self.before, self.objective.first.name)
         if self._checkpoints().checkpoint_frequency:
@@ -213,6 +218,22 @@ class Session:
         if self.plan.instant or save in (None, tune.Trainable.save_checkpoint):
             return tune.CheckpointConfig(checkpoint_at_end=False)
         return tune.CheckpointConfig(num_to_keep=2, checkpoint_frequency=1, checkpoint_at_end=False)
+
+
+def check_space(space: SearchSpace, name: str) -> None:
+    """Tries what every search asks of a space, which may be a user's own.
+
+    Raises:
+        ConfigError: one of its methods fails, or a description does not lead back to its architecture.
+    """
+    with blamed(f"the space {name!r}"):
+        arch = space.sample(np.random.default_rng(0))
+        space.mutate(arch, np.random.default_rng(0))
+        space.paths(arch)
+        space.cost(arch)._asdict()
+        fits = space.from_config(json.loads(json.dumps(arch.to_config()))) == arch
+    if not fits:
+        raise ConfigError(f"the space {name!r} does not work: from_config(arch.to_config()) is not the architecture {arch.id}")
 
 
 def check_trainable(trainable: Any, name: str) -> None:

@@ -2,6 +2,7 @@
 
 import importlib
 from collections.abc import Mapping
+from dataclasses import fields
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from raynas.errors import ConfigError, ResultsError, ResumeError
 from raynas.run.schedulers import SCHEDULERS
 from raynas.run.supernets import SEEDS, oneshot_method, respelled
 from raynas.spaces import SPACES
-from searchers import SEARCHERS
+from searchers import SEARCHERS, Method
 from trainables import TRAINABLES
 from trainables.learning.recipes import read_recipe
 
@@ -69,6 +70,11 @@ def plain(given: Mapping[str, Any]) -> dict[str, Any]:
     Trials have working directories of their own, and a run may go on from another; so paths are made absolute.
     """
     values = dict(given)
+    if isinstance(values.get("searcher"), Method):
+        method: Method = values["searcher"]
+        settings = {f.name: getattr(method, f.name) for f in fields(method)}
+        changed = {name: value for name, value in settings.items() if value != getattr(type(method)(), name)}
+        values |= {"searcher": type(method), "searcher_options": changed | values.get("searcher_options", {})}
     for key, registry in REGISTRIES.items():
         if key in values:
             values[key] = name_of(key, values[key], registry)

@@ -16,7 +16,10 @@ from searchers import Engine
 
 
 def observations(engine: Engine, space: SearchSpace, tables: Tables) -> Iterator[Observation]:
-    """What the trials in `tables` that have ended say, in the eyes of the search that `engine` is."""
+    """What the trials in `tables` that have ended say, in the eyes of the search that `engine` is.
+
+    A trial that did not fail but lacks a number that the objective of this search needs says nothing.
+    """
     name = engine.objective.first.name
     curves: dict[str, list[tuple[float, float]]] = {}
     for report in tables.reports.to_pylist():
@@ -25,7 +28,9 @@ def observations(engine: Engine, space: SearchSpace, tables: Tables) -> Iterator
     for row in tables.trials.to_pylist():
         error = (row["error"] or "it failed") if row["status"] == "failed" else None
         arch = space.from_config(json.loads(row["arch"]))
-        yield engine.observation(arch, row | {"epoch": row["epochs"]}, curves.get(row["trial_id"], []), error=error)
+        told = engine.observation(arch, row | {"epoch": row["epochs"]}, curves.get(row["trial_id"], []), error=error)
+        if told.status != "failed" or error is not None:
+            yield told
 
 
 def dataset_of(config: RunConfig) -> str:

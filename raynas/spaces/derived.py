@@ -8,7 +8,8 @@ import numpy as np
 from raynas.arch import Arch
 from raynas.spaces.base import Cost, SearchSpace
 
-_TRIES = 1000  # random architectures, or mutations, of which one must be within the limits
+_TRIES = 1000  # architectures of which one must be within the limits,
+_DRAWS = 50  # the first of them independent of each other
 
 
 class Derived(SearchSpace):
@@ -66,25 +67,29 @@ class Limited(Derived):
         return self._excess(self.space.cost(arch)._asdict())
 
     def sample(self, rng: np.random.Generator) -> Arch:
-        return self._first(lambda: self.space.sample(rng))
+        return self._first(lambda: self.space.sample(rng), rng)
 
     def mutate(self, arch: Arch, rng: np.random.Generator, rate: float = 1.0) -> Arch:
-        return self._first(lambda: self.space.mutate(arch, rng, rate))
+        return self._first(lambda: self.space.mutate(arch, rng, rate), rng)
 
     def neighbors(self, arch: Arch) -> list[Arch]:
         return [other for other in self.space.neighbors(arch) if not self.excess(other)]
+
+    def contains(self, arch: Arch) -> bool:
+        return self.space.contains(arch) and not self.excess(arch)
 
     def enumerate(self) -> Iterator[Arch] | None:
         everything = self.space.enumerate()
         return None if everything is None else (arch for arch in everything if not self.excess(arch))
 
-    def _first(self, draw: Callable[[], Arch]) -> Arch:
+    def _first(self, draw: Callable[[], Arch], rng: np.random.Generator) -> Arch:
+        """The first draw within the limits; where some tries bring none, mutations lead the nearest one there."""
         best = draw()
         least = self.excess(best)
-        for _ in range(_TRIES):
+        for attempt in range(_TRIES):
             if not least:
                 break
-            other = draw()
-            if (excess := self.excess(other)) < least:
+            other = draw() if attempt < _DRAWS else self.space.mutate(best, rng)
+            if (excess := self.excess(other)) <= least:
                 best, least = other, excess
         return best
