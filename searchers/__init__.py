@@ -40,6 +40,19 @@ _OF_ENGINE = ("points_to_evaluate", "fitting")  # options of the engine that use
 _OF_TUNE = ("BananasPaperSearch", "BananasSearch", "RandomSearch", "RegularizedEvolutionSearch", "TuneSearcher")
 
 
+def oneshot_method(name: str, options: Mapping[str, Any]) -> OneShot | None:
+    """The one-shot search `name`, or that of the trial `module:Class`; None for any other method.
+
+    Raises:
+        UnknownNameError: there is no such method.
+    """
+    if isinstance(trial := SEARCHERS.get(name), str):
+        return OneShot(trial=trial, options=options)
+    if getattr(resolve(SEARCHERS, name, "searcher"), "oneshot", False):
+        return OneShot(trial=name, options=options)
+    return None
+
+
 def make_method(name: str, options: Mapping[str, Any] | None = None) -> Method:
     """The method registered as `name`, or that of `module:Class` or `module:function`, with these settings.
 
@@ -48,8 +61,9 @@ def make_method(name: str, options: Mapping[str, Any] | None = None) -> Method:
         ConfigError: an option has a value that is not allowed, or `name` is no method.
     """
     options = options or {}
-    if isinstance(trial := SEARCHERS.get(name), str):
-        return OneShot(trial=trial, options=dict(options))
+    oneshot = oneshot_method(name, options)
+    if oneshot is not None:
+        return oneshot
     made = resolve(SEARCHERS, name, "searcher")
     kind = f"searcher {name!r}"
     if inspect.isfunction(made):
@@ -127,5 +141,6 @@ __all__ = [
     "make_engine",
     "make_method",
     "make_searcher",
+    "oneshot_method",
     "split_options",
 ]

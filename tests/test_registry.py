@@ -182,4 +182,4 @@ def test_wrong_options_of_what_is_registered(make: Any, options: dict[str, Any])
 
 def test_right_options_of_what_is_registered() -> None:
     assert make_space("darts", {"channels": 16}).__dict__["channels"] == 16
-    assert make_predictor("mlp", {"width": 8, "betas": [0.9, 0.99]}).__dict__["betas"] == (0.9, 0.99)  # as YAML has it
+    assert make(PREDICTORS, "mlp", {"width": 8, "betas": [0.9, 0.99]}, "predictor").betas == (0.9, 0.99)  # as YAML has it

@@ -3,7 +3,4 @@
 TRAINABLES: dict[str, str] = {
     "lookup": "trainables.lookup:LookupTrial",
     "train": "trainables.train:TrainTrial",
-    "darts": "trainables.oneshot:DartsTrial",
-    "pc-darts": "trainables.oneshot:PCDartsTrial",
-    "random-ws": "trainables.oneshot:RandomTrial",
 }

@@ -26,11 +26,11 @@ from raynas.run.recorder import Recorder
 from raynas.run.schedulers import make_scheduler, remembers, replay
 from raynas.run.slots import needs_of, slots
 from raynas.run.summary import Run, read_run
-from raynas.run.supernets import Supernets, oneshot_method
+from raynas.run.supernets import Supernets
 from raynas.run.train_command import train_command
 from raynas.run.warm_start import dataset_of, observations, warm_tables
 from raynas.spaces import SearchSpace, make_space
-from searchers import Method, make_searcher
+from searchers import Method, make_searcher, oneshot_method
 from searchers.tune import TuneSearcher
 from trainables import TRAINABLES
 from trainables.base import Plan

@@ -12,9 +12,9 @@ from raynas.arch import Arch
 from raynas.config import RESUMABLE, RunConfig, make_config
 from raynas.errors import ConfigError, ResultsError, ResumeError
 from raynas.run.schedulers import SCHEDULERS
-from raynas.run.supernets import SEEDS, oneshot_method, respelled
+from raynas.run.supernets import SEEDS, respelled
 from raynas.spaces import SPACES
-from searchers import SEARCHERS, Method
+from searchers import SEARCHERS, Method, oneshot_method
 from trainables import TRAINABLES
 from trainables.learning.recipes import read_recipe
 

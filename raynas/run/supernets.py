@@ -34,19 +34,6 @@ _SHARED = ("data_dir", "device")  # options of the trials that train, which a se
 SEEDS = 4  # searches unless told otherwise, as in Liu et al. 2019, https://arxiv.org/abs/1806.09055, section 3.2
 
 
-def oneshot_method(name: str, options: Mapping[str, Any]) -> OneShot | None:
-    """The one-shot search `name`, or that of the trial `module:Class`; None for any other method.
-
-    Raises:
-        UnknownNameError: there is no such method.
-    """
-    if isinstance(trial := SEARCHERS.get(name), str):
-        return OneShot(trial=trial, options=options)
-    if getattr(resolve(SEARCHERS, name, "searcher"), "oneshot", False):
-        return OneShot(trial=name, options=options)
-    return None
-
-
 def respelled(given: Mapping[str, Any]) -> dict[str, Any]:
     """Settings that name a one-shot search as the trainable, the way of version 0.1, in today's words; others as they are.
 
@@ -57,7 +44,8 @@ def respelled(given: Mapping[str, Any]) -> dict[str, Any]:
         UnknownNameError: there is no such trainable.
     """
     values, name = dict(given), given.get("trainable")
-    if not isinstance(name, str) or not getattr(resolve(TRAINABLES, name, "trainable"), "oneshot", False):
+    known = name in SEARCHERS and isinstance(SEARCHERS[name], str)
+    if not known and not (isinstance(name, str) and getattr(resolve(TRAINABLES, name, "trainable"), "oneshot", False)):
         return values
     if values.get("searcher", "bananas") not in ("bananas", name) or values.get("searcher_options"):
         raise ConfigError(f"{name!r} is a search method itself: give --searcher {name}, and its options as searcher_options")
