@@ -145,7 +145,7 @@ def _claim(config: CompareConfig) -> None:
     """
     mine = {key: value for key, value in config.model_dump().items() if key not in _EXTENDABLE}
     if storage.exists(config.out, "config.json"):
-        theirs = storage.read_json(config.out, "config.json").get("config", {})
+        theirs = storage.read_config(config.out)
         for key, value in mine.items():
             if theirs.get(key) != value:
                 raise ConfigError(f"{config.out} holds a comparison with {key} = {theirs.get(key)!r}, not {value!r}; choose another --out")
@@ -257,6 +257,8 @@ def _run(config: CompareConfig, searcher_name: str, scheduler_name: str, seed: i
         rows.append(row)
 
     simulation.run(note)
+    if simulation.engine.problem is not None:  # what was simulated is random search
+        raise ConfigError(f"{searcher_name} never proposed anything: {simulation.engine.problem}")
     named = [{"searcher": searcher_name, "scheduler": scheduler_name, "seed": seed} | row for row in rows]
     _write(config, _part(searcher_name, scheduler_name, seed), _parquet(pa.Table.from_pylist(named, schema=CURVES)))
 

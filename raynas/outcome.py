@@ -42,7 +42,7 @@ class Metric:
             return None
         hint = "accuracies are fractions" if (self.low, self.high) == (0, 1) else "that is what was declared"
         return (
-            f"{self.name} = {number:g} is outside of [{self.low:g}, {self.high:g}]: {hint}; "
+            f"{self.name} = {number:.10g} is outside of [{self.low:g}, {self.high:g}]: {hint}; "
             f"or declare another range, as by --set metrics.{self.name}.high=100"
         )
 
@@ -66,8 +66,9 @@ COSTS = ("parameters", "flops")  # what a space computes from an architecture al
 # What Tune itself adds to a report, and what reports hold beside metrics.
 _TUNE = """epoch training_iteration time_this_iter_s time_total_s timestamp pid iterations_since_restore time_since_restore timesteps_total
     timesteps_since_restore timesteps_this_iter episodes_total episodes_this_iter num_env_steps_trained checkpoint_dir_name date trial_id
-    done should_checkpoint hostname node_ip config experiment_tag trial_log_path"""
+    done should_checkpoint hostname node_ip config experiment_tag trial_log_path wall_seconds"""
 _NO_METRICS = frozenset(_TUNE.split())
+_LARGEST = 2.0**53  # budget that a float holds exactly
 
 
 def as_number(value: Any) -> float | None:
@@ -89,7 +90,8 @@ def measured(report: Mapping[str, Any]) -> dict[str, float]:
 
 def budget_of(report: Mapping[str, Any], time_attr: str = "epoch") -> float | None:
     """The budget that a report tells: its `time_attr`, or else how many reports there were; None where neither is told."""
-    return as_number(report.get(time_attr, report.get("training_iteration")))
+    budget = as_number(report.get(time_attr, report.get("training_iteration")))
+    return budget if budget is not None and 0 <= budget <= _LARGEST else None
 
 
 def declare(declarations: Mapping[str, Mapping[str, Any]], known: Mapping[str, Metric] = METRICS) -> dict[str, Metric]:

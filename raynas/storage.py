@@ -127,15 +127,28 @@ def read_json(uri: str, name: str) -> Any:
         raise ResultsError(f"{join(uri, name)} is not valid JSON: {first_line(error)}") from error
 
 
+def read_config(uri: str) -> dict[str, Any]:
+    """The configuration in the file `config.json` of a run folder.
+
+    Raises:
+        ResultsError: the file is missing, or holds no configuration.
+    """
+    value = read_json(uri, "config.json")
+    config = value.get("config", {}) if isinstance(value, Mapping) else None
+    if not isinstance(config, dict):
+        raise ResultsError(f"{join(uri, 'config.json')} is damaged: it must hold a mapping with the configuration under the key 'config'")
+    return config
+
+
 def exists(uri: str, name: str) -> bool:
-    """Whether a run folder holds the file `name`.
+    """Whether a run folder holds the file or folder `name`.
 
     Raises:
         ResultsError: the storage does not answer.
     """
     fs, root = filesystem(uri)
     try:
-        return bool(fs.get_file_info(f"{root}/{name}").type == pafs.FileType.File)
+        return bool(fs.get_file_info(f"{root}/{name}").type != pafs.FileType.NotFound)
     except OSError as error:
         raise ResultsError(f"cannot read {uri}: {first_line(error)}") from error
 

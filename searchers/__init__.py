@@ -67,6 +67,10 @@ def make_method(name: str, options: Mapping[str, Any] | None = None) -> Method:
     made = resolve(SEARCHERS, name, "searcher")
     kind = f"searcher {name!r}"
     if inspect.isfunction(made):
+        try:
+            inspect.signature(made).bind("space", "history", "rng", "count")
+        except TypeError as error:
+            raise ConfigError(f"{kind} must be a function of (space, history, rng, count): {error}") from error
         return FunctionMethod(function=made, **check_options(Random, options, kind))
     if not (inspect.isclass(made) and issubclass(made, Method)):
         raise ConfigError(f"{kind} must be a subclass of searchers.Method, or a function propose(space, history, rng, count)")

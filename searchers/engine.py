@@ -82,7 +82,9 @@ class Engine:
         self.fitting: Where = fitting if method.learns else "inline"
         self.history = History(method.carry)
         self.refits: list[Refit] = []
+        self.problem: str | None = None  # why the method failed, where it never proposed anything
         self.exhausted = False  # the space holds no architecture that is not known
+        self._worked = self._failed = False  # whether the method ever did
         self._rng = np.random.default_rng(seed)
         self._reports: dict[str, Mapping[str, Any]] = {}  # the last one of each pending architecture, by id
         self._expected: dict[str, float] = {}  # architecture id -> what the model expects of it
@@ -270,13 +272,19 @@ class Engine:
         try:
             done = attempt()
             done.proposal.check(self.space)
-        except Exception:
+        except Exception as error:
             self._tell_of_failure()
+            if not self._worked:
+                self.problem = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[-1]}"
             return Fit(Proposal(()), 0.0)
+        self._worked, self.problem = True, None
         return done
 
     def _tell_of_failure(self) -> None:
-        logger.exception("%s failed to propose; random architectures are suggested instead", type(self.method).__name__)
+        """In full once; each further time in one line."""
+        text = "%s failed to propose; random architectures are suggested instead"
+        logger.error(text, type(self.method).__name__, exc_info=not self._failed)
+        self._failed = True
 
     def _child_rng(self) -> np.random.Generator:
         return np.random.default_rng(int(self._rng.integers(2**63)))

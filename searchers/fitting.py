@@ -223,6 +223,7 @@ def _answer(requests: IO[bytes], answers: IO[bytes]) -> None:
     except EOFError:
         raise
     except Exception as error:  # whatever importing the user's module raises
+        loaded = None
         problem = f"{type(error).__name__}: {error}"
     history = History() if loaded is None else History(loaded[0].carry)
     while True:

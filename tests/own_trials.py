@@ -7,8 +7,10 @@ from typing import Any
 
 from ray import tune
 
+from raynas.arch import Arch
 from raynas.outcome import Metric
-from raynas.spaces import SearchSpace
+from raynas.spaces import Cost, SearchSpace
+from raynas.spaces.nasbench201 import NASBench201Space
 from searchers import Random
 
 LOG = "OWN_TRIALS_LOG"  # environment variable: the file to which trials add their names
@@ -31,6 +33,13 @@ class Timed(Plain):
 
     def step(self) -> dict[str, Any]:
         return super().step() | {"latency": 100 * self.quality}
+
+
+class Endless(Plain):
+    """Says neither when it is done nor how far it is, and knows the time better than the clock."""
+
+    def step(self) -> dict[str, Any]:
+        return {"valid_accuracy": self.quality, "wall_seconds": -4}
 
 
 class Misnamed(tune.Trainable):  # type: ignore[misc]
@@ -64,6 +73,15 @@ def measure(config: dict[str, Any]) -> None:
     tune.report({"valid_accuracy": len(config["arch"]["id"]) / 1000})
 
 
+def propose_one(space: SearchSpace) -> None:
+    """No method: it takes too little."""
+
+
+def propose_nothing(space: SearchSpace, history: Any, rng: Any, count: int) -> Any:
+    """A method that always fails."""
+    raise RuntimeError("nothing comes to mind")
+
+
 def of_nothing() -> None:
     """No trainable: it takes no configuration."""
 
@@ -93,3 +111,17 @@ class Outer:
 
     class Inner(Plain):
         """Such a thing."""
+
+
+class CostlySpace(NASBench201Space):
+    """Its costs are no whole numbers."""
+
+    def cost(self, arch: Arch) -> Cost:
+        return Cost(1.5, 2)  # type: ignore[arg-type]
+
+
+class FailingSpace(NASBench201Space):
+    """Fails when it is asked for paths."""
+
+    def paths(self, arch: Arch) -> tuple[int, ...]:
+        raise RuntimeError("no way")

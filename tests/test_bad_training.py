@@ -108,7 +108,7 @@ def test_without_a_network_the_mistake_is_one_line(
     assert code == 2
     assert said.startswith(f"error: CIFAR10 cannot be downloaded to {tmp_path}/data/cifar10 (")
     assert said.count("\n") == 1
-    assert "name its --data-dir" in said
+    assert "name its data_dir" in said
 
 
 @pytest.mark.slow

@@ -139,7 +139,7 @@ def test_without_a_network_the_mistake_is_one_line(tmp_path: Path, monkeypatch: 
         raise OSError("<urlopen error [Errno -3] Temporary failure in name resolution>")
 
     monkeypatch.setattr(torchvision.datasets, "CIFAR10", unreachable)
-    with pytest.raises(DataError, match=r"CIFAR10 cannot be downloaded to .*name resolution.*--data-dir"):
+    with pytest.raises(DataError, match=r"CIFAR10 cannot be downloaded to .*name resolution.*data_dir"):
         load("cifar10", 0, data_dir=tmp_path)
 
 

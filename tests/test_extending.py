@@ -114,7 +114,8 @@ def test_a_table_of_a_space_of_ones_own(folder: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     table = ["--space", "mine:Chain", "--table", "chains.parquet"]
-    graph = ["--set", "searcher_options.bananas.predictor=mine:GraphRidge", "--set", "searcher_options.bananas.num_initial=5"]
+    options = ("predictor=mine:GraphRidge", "num_initial=5", "pool=20")
+    graph = [part for option in options for part in ("--set", f"searcher_options.bananas.{option}")]
     compared = command(
         folder, "-m", "raynas.compare", *table, "--searchers", "mine:Climb,bananas,evolution", *graph, "--seeds", 2, "--trials", 54
     )

@@ -130,6 +130,26 @@ def test_a_class_need_not_know_more_than_tune(tmp_path: Path) -> None:
     assert not (tmp_path / "stopped").exists()
 
 
+def test_a_class_that_never_ends_ends_at_the_full_budget(tmp_path: Path) -> None:
+    flags = ["--trainable", "own_trials:Endless", "--searcher", "own_trials:propose_nothing", "--set", "searcher_options.num_initial=1"]
+    done = search(tmp_path, *flags, "--max-epochs", 3, "--trials", 3, "--out", "run")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [row["status"] for row in rows(tmp_path / "run")] == ["finished"] * 3
+    reports = results.read(str(tmp_path / "run")).reports.to_pylist()
+    assert [report["epoch"] for report in reports] == [1, 2, 3] * 3
+    assert min(report["wall_seconds"] for report in reports) >= 0
+    assert "never proposed anything, so this was random search: RuntimeError: nothing comes to mind" in done.stdout.replace("\n", " ")
+    (tmp_path / "run" / "config.json").unlink()
+    again = search(tmp_path, *flags, "--trials", 3, "--out", "run")
+    assert (again.returncode, again.stderr.count("\n")) == (2, 1)
+    assert "already holds a run" in again.stderr
+    for damage in ("[1]", '{"config": null}', "5"):
+        (tmp_path / "run" / "config.json").write_text(damage)
+        damaged = search(tmp_path, "--resume", "run")
+        assert (damaged.returncode, damaged.stderr.count("\n")) == (2, 1)
+        assert "config.json is damaged" in damaged.stderr
+
+
 def test_objectives_of_ones_own(tmp_path: Path) -> None:
     flags = ["--trainable", "own_trials:Timed", "--searcher", "random", "--trials", 4, "--out", "run"]
     done = search(tmp_path, *flags, "--objective", "-latency", "--objective", "valid_accuracy", "--limit", "latency<=1e9")
@@ -188,6 +208,10 @@ BAD = {
         ["--trainable", "train", "--dataset", "digits", "--recipe", "quick", "--set", "trainable_options.recipe=quick"],
         "given twice",
     ),
+    "a space without whole costs": (["--space", "own_trials:CostlySpace"], "parameters of cost(arch) must be a whole number"),
+    "a space that fails": (["--space", "own_trials:FailingSpace"], "the space 'own_trials:FailingSpace' raised RuntimeError"),
+    "a function that is no method": (["--searcher", "own_trials:propose_one"], "must be a function of (space, history, rng, count)"),
+    "no checkpoints": (["--trainable", "own_trials:Plain", "--scheduler", "median", "--max-epochs", 2], "define save_checkpoint"),
     "share": (["--max-failed-share", 2], "max_failed_share = 2.0 is not allowed"),
     "warm start from nowhere": (["--warm-start", "nowhere"], "nowhere"),
 }

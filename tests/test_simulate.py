@@ -184,5 +184,15 @@ def test_a_comparison_may_live_on_any_storage(tmp_path: Path) -> None:
     part.write_bytes(b"PAR1 no more PAR1")
     damaged = compare(tmp_path, *flags, "--out", f"file://{tmp_path}/there")
     assert damaged.returncode == 2
-    assert damaged.stderr.count("\n") == 1
+    assert damaged.stderr.strip().count("\n") == 0
     assert part.name in damaged.stderr
+
+
+def test_a_method_that_never_works_is_not_compared(tmp_path: Path) -> None:
+    code = "import sys; sys.path.insert(0, sys.argv.pop(1)); from raynas.compare import main; sys.exit(main(sys.argv[1:]))"
+    flags = ["--searchers", "own_trials:propose_nothing", "--trials", "14", "--seeds", "1", "--processes", "1", "--out", "out"]
+    command = [sys.executable, "-c", code, str(Path(__file__).parent), *flags]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("error: own_trials:propose_nothing never proposed anything: RuntimeError")
+    assert not list((tmp_path / "out" / "parts").iterdir())

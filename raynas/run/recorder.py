@@ -126,7 +126,7 @@ class Recorder(Callback):  # type: ignore[misc]  # ray has no types
             return
         self._epochs[trial_id] = epoch
         metrics = {name: value for name, value in self._stored(measured(result)).items() if name not in COSTS}
-        self.store.add_report({"wall_seconds": result.get("time_total_s")} | metrics | {"trial_id": trial_id, "epoch": epoch})
+        self.store.add_report(metrics | {"wall_seconds": result.get("time_total_s"), "trial_id": trial_id, "epoch": epoch})
         self.summary.report(trial_id, epoch, metrics)
 
     def on_checkpoint(self, iteration: int, trials: list[Any], trial: Any, checkpoint: Any, **info: Any) -> None:

@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 import ray
 from ray import tune
+from ray.tune.schedulers import HyperBandScheduler, MedianStoppingRule
 from rich.console import Console
 
 from raynas import storage
 from raynas.config import RunConfig, provenance
 from raynas.errors import ConfigError, RaynasError
-from raynas.outcome import METRICS, Objective, declare
+from raynas.outcome import METRICS, Objective, as_number, budget_of, declare
 from raynas.registry import check_options, keywords, resolve
 from raynas.results import Tables
 from raynas.run.connect import connect
@@ -71,6 +72,7 @@ class Session:
         self.scheduler = make_scheduler(
             config.scheduler, first.name, first.direction or "max", self.plan.max_epochs, config.scheduler_options
         )
+        check_pauses(self.scheduler, self.trainable, config)
         self.warm = warm_tables(config, uri)
         self.command, self.hint = train_command(uri, config, dataset_of(config))
 
@@ -118,6 +120,8 @@ class Session:
         """Runs to the end, or until Ctrl-C; what is known then is on disk. A Ray that was running before is left running."""
         done = 0 if self.before is None else len(self.before.trials)
         left, room = self.config.trials - done, 0
+        if left <= 0:
+            self.console.print(f"{done} trials are done, {self.config.trials} were asked for: nothing is left to do", highlight=False)
         with ExitStack() as stack:
             stack.enter_context(_tune_environment())
             if left > 0:
@@ -138,6 +142,9 @@ class Session:
             finally:
                 recorder.close()
                 self.searcher.engine.close()
+        if self.searcher.engine.problem is not None:
+            name, problem = self.config.searcher, self.searcher.engine.problem
+            self.console.print(f"warning: {name} never proposed anything, so this was random search: {problem}", soft_wrap=True)
         return read_run(self.uri, self.config, self.objective, recorder.progress, self.searcher.exhausted)
 
     def _write_config(self) -> None:
@@ -207,10 +214,17 @@ class Session:
                 failure_config=tune.FailureConfig(max_failures=config.max_failures),
                 checkpoint_config=self._checkpoints(),
                 verbose=0,
+                stop=self._stopper(),
             ),
         )
         recorder.display = Display(self.console)  # not before: Tune pickles the recorder in the line above
         tuner.fit()
+
+    def _stopper(self) -> Any:
+        """Ends trials of a trainable without a plan at --max-epochs: they need not know it."""
+        if hasattr(self.trainable, "plan") or self.config.max_epochs is None:
+            return None
+        return FullBudget(self.config.max_epochs)
 
     def _checkpoints(self) -> tune.CheckpointConfig:
         """After each report, so that a trial loses one epoch at most; two, as the newest may be half written when all is killed."""
@@ -230,8 +244,11 @@ def check_space(space: SearchSpace, name: str) -> None:
         arch = space.sample(np.random.default_rng(0))
         space.mutate(arch, np.random.default_rng(0))
         space.paths(arch)
-        space.cost(arch)._asdict()
+        costs = space.cost(arch)._asdict()
         fits = space.from_config(json.loads(json.dumps(arch.to_config()))) == arch
+    for key, cost in costs.items():
+        if as_number(cost) is None or not float(cost).is_integer() or not 0 <= cost < 2**63:
+            raise ConfigError(f"the space {name!r} does not work: {key} of cost(arch) must be a whole number from 0 to 2**63, not {cost!r}")
     if not fits:
         raise ConfigError(f"the space {name!r} does not work: from_config(arch.to_config()) is not the architecture {arch.id}")
 
@@ -253,6 +270,31 @@ def check_trainable(trainable: Any, name: str) -> None:
     if not fits:
         allowed = "a subclass of ray.tune.Trainable or a function of one configuration"
         raise ConfigError(f"the trainable {name!r} must be {allowed}, but is neither")
+
+
+def check_pauses(scheduler: Any, trainable: Any, config: RunConfig) -> None:
+    """Refuses a scheduler that pauses trials, which cannot go on.
+
+    Raises:
+        ConfigError: the trainable is a class without checkpoints.
+    """
+    pausing = isinstance(scheduler, (HyperBandScheduler, MedianStoppingRule))
+    if pausing and getattr(trainable, "save_checkpoint", None) is tune.Trainable.save_checkpoint:
+        mend = "define save_checkpoint and load_checkpoint there, or use asha"
+        raise ConfigError(f"the scheduler {config.scheduler!r} pauses trials, but {config.trainable!r} cannot go on: {mend}")
+
+
+class FullBudget(tune.Stopper):  # type: ignore[misc]  # ray has no types
+    """Stops a trial that has spent a full budget."""
+
+    def __init__(self, max_epochs: int) -> None:
+        self.max_epochs = max_epochs
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return (budget_of(result) or 0.0) >= self.max_epochs
+
+    def stop_all(self) -> bool:
+        return False
 
 
 def can_be_reused(trainable: Any) -> bool:

@@ -38,7 +38,7 @@ def new_run(given: Mapping[str, Any]) -> tuple[RunConfig, str]:
     if oneshot_method(config.searcher, {}) is not None:
         config = make_config({"trials": SEEDS, "trainable": "train"} | values, RunConfig)
     uri = config.out or _new_folder(config)
-    if storage.exists(uri, "config.json") or storage.exists(uri, "parts"):
+    if any(storage.exists(uri, name) for name in ("config.json", "parts", "trials.parquet")):
         raise ResultsError(f"{uri} already holds a run; go on with it by --resume {uri}, or choose another --out")
     return config, uri
 
@@ -51,7 +51,7 @@ def resumed_run(folder: str, given: Mapping[str, Any]) -> RunConfig:
         ResultsError: there is no run in the folder.
         ResumeError: what is given would make it another search.
     """
-    stored, values = plain(storage.read_json(folder, "config.json").get("config", {})), plain(given)
+    stored, values = plain(storage.read_config(folder)), plain(given)
     config = make_config(stored | values, RunConfig)  # a configuration of an earlier version has fewer keys
     before = make_config(stored, RunConfig)
     for key in values:
@@ -79,6 +79,8 @@ def plain(given: Mapping[str, Any]) -> dict[str, Any]:
         if key in values:
             values[key] = name_of(key, values[key], registry)
     values = respelled(values)
+    if isinstance(values.get("out"), Path):
+        values["out"] = str(values["out"])
     if "table" in values:
         values["table"] = _path(values["table"])
     if isinstance(values.get("warm_start"), (str, list, tuple)):

@@ -65,8 +65,9 @@ def lines(run: Run, optimum: float | None = None, hint: str | None = None) -> It
         yield f"Recommended:       {run.recommended.id} (the best observed one may have been lucky)"
         rows = {row["arch_id"]: row for row in run.tables.trials.to_pylist()}
         yield from _described(run, run.recommended.to_config(), rows.get(run.recommended.id))
-    yield f"Results:     {run.folder} (trials.parquet, reports.parquet, best.json)"
-    yield f"TensorBoard: tensorboard --logdir {shlex.quote(storage.join(run.folder, 'tensorboard'))}"
+    yield f"Results:     {run.folder} (trials.parquet, reports.parquet{'' if run.best is None else ', best.json'})"
+    if run.best is not None:
+        yield f"TensorBoard: tensorboard --logdir {shlex.quote(storage.join(run.folder, 'tensorboard'))}"
     if run.best is not None:
         yield f"Train it:    {run.best['train']}" + (f"   ({hint})" if hint else "")
     ended = len(run.tables.trials)

@@ -56,7 +56,7 @@ def _other(config: RunConfig, uri: str, other: str) -> Tables:
     if storage.filesystem(other) == storage.filesystem(uri):
         raise ConfigError(f"--warm-start {other} is this run's own folder; name another run, or go on with this one by --resume")
     try:
-        theirs = make_config(plain(storage.read_json(other, "config.json").get("config", {})), RunConfig)
+        theirs = make_config(plain(storage.read_config(other)), RunConfig)
         tables = results.read(other)
         pairs: dict[str, tuple[Any, Any]] = {
             "space": (theirs.space, config.space),

@@ -58,6 +58,8 @@ def published() -> dict[str, Published]:
 
 def permissive(space: str, options: Mapping[str, Any] | None = None) -> SearchSpace:
     """The space, made with `options`, that admits what was published of it too unless they forbid it; errors as `make_space`."""
+    if options is not None and not isinstance(options, Mapping):
+        raise ConfigError(f"the options of the space {space!r} must be a mapping, not {options!r}")
     entry = resolve(SPACES, space, "space")
     return make_space(space, {**getattr(entry, "published_options", {}), **(options or {})})
 

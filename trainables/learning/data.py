@@ -145,7 +145,7 @@ def _locked(folder: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
     except OSError as error:
-        raise DataError(f"the data set cannot be kept in {folder}: {error.strerror or error}; choose another --data-dir") from error
+        raise DataError(f"the data set cannot be kept in {folder}: {error.strerror or error}; choose another data_dir") from error
 
 
 def _published(kind: str) -> Callable[[Path], tuple[Arrays, Arrays]]:
@@ -164,7 +164,7 @@ def _published(kind: str) -> Callable[[Path], tuple[Arrays, Arrays]]:
                     parts.append(_arrays(source(root, download=True, **choice)))
                 except (OSError, RuntimeError) as error:  # no network, or a file that is damaged
                     reason = " ".join(str(error).split())
-                    raise DataError(f"{kind} cannot be downloaded to {root} ({reason}); put it there, or name its --data-dir") from error
+                    raise DataError(f"{kind} cannot be downloaded to {root} ({reason}); put it there, or name its data_dir") from error
         return parts[0], parts[1]
 
     return get
