@@ -2,18 +2,39 @@
 
 import logging
 from collections.abc import Collection, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 from pyarrow.fs import FileSelector, FileType
-from ray.tune import Checkpoint
+from ray.tune import Callback, Checkpoint, CheckpointConfig, FailureConfig, RunConfig
 
 from raynas import storage
 from raynas.run.ray_private import start_from
 
 logger = logging.getLogger(__name__)
 
+NEVER = CheckpointConfig(checkpoint_at_end=False)
+# After each report, so that a trial loses one epoch at most; two, as the newest may be half written when all is killed.
+EACH_REPORT = CheckpointConfig(num_to_keep=2, checkpoint_frequency=1, checkpoint_at_end=False)
+
 Saved = Mapping[str, Any]
 """What is kept of a checkpoint, as plain JSON: `path` in the run folder, `training_iteration` and `time_total_s`."""
+
+
+def run_config(uri: str, folder: str, callback: Callback, max_failures: int, checkpoints: Any, stop: Any = None) -> RunConfig:
+    """What Tune needs to know to write the checkpoints of one session into a folder of the run folder."""
+    filesystem, path = storage.filesystem(storage.join(uri, folder))
+    return RunConfig(
+        name=f"{datetime.now(UTC):%Y%m%dT%H%M%S}",
+        storage_path=path,
+        storage_filesystem=filesystem,
+        callbacks=[callback],
+        failure_config=FailureConfig(max_failures=max_failures),
+        checkpoint_config=replace(checkpoints),  # Tune may change its own
+        verbose=0,
+        stop=stop,
+    )
 
 
 class Checkpoints:

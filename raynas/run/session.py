@@ -20,6 +20,7 @@ from raynas.errors import ConfigError, RaynasError
 from raynas.outcome import METRICS, Objective, as_number, budget_of, declare
 from raynas.registry import check_options, keywords, resolve
 from raynas.results import Tables
+from raynas.run.checkpoints import EACH_REPORT, NEVER, run_config
 from raynas.run.connect import connect
 from raynas.run.display import Display
 from raynas.run.ray_private import quieten
@@ -188,7 +189,7 @@ class Session:
 
     def _tune(self, recorder: Recorder, left: int, room: int) -> None:
         """Lets Tune run the trials that are left."""
-        config, (filesystem, path) = self.config, storage.filesystem(storage.join(self.uri, "tune"))
+        config = self.config
         activity = f"{config.searcher} searches" if self.supernets is None else "training architectures of"
         self.console.print(
             f"{activity} {config.space}: {left} trials, {room} at once; results go to {self.uri}",
@@ -206,16 +207,7 @@ class Session:
                 reuse_actors=can_be_reused(self.trainable),
                 trial_dirname_creator=lambda trial: trial.trial_id,
             ),
-            run_config=tune.RunConfig(
-                name=f"{datetime.now(UTC):%Y%m%dT%H%M%S}",
-                storage_path=path,
-                storage_filesystem=filesystem,
-                callbacks=[recorder],
-                failure_config=tune.FailureConfig(max_failures=config.max_failures),
-                checkpoint_config=self._checkpoints(),
-                verbose=0,
-                stop=self._stopper(),
-            ),
+            run_config=run_config(self.uri, "tune", recorder, config.max_failures, self._checkpoints(), self._stopper()),
         )
         recorder.display = Display(self.console)  # not before: Tune pickles the recorder in the line above
         tuner.fit()
@@ -227,11 +219,8 @@ class Session:
         return FullBudget(self.config.max_epochs)
 
     def _checkpoints(self) -> tune.CheckpointConfig:
-        """After each report, so that a trial loses one epoch at most; two, as the newest may be half written when all is killed."""
         save = getattr(self.trainable, "save_checkpoint", None)  # a function has none, and writes checkpoints as it likes
-        if self.plan.instant or save in (None, tune.Trainable.save_checkpoint):
-            return tune.CheckpointConfig(checkpoint_at_end=False)
-        return tune.CheckpointConfig(num_to_keep=2, checkpoint_frequency=1, checkpoint_at_end=False)
+        return NEVER if self.plan.instant or save in (None, tune.Trainable.save_checkpoint) else EACH_REPORT
 
 
 def check_space(space: SearchSpace, name: str) -> None:

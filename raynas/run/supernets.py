@@ -8,7 +8,6 @@ or failed), `epoch, valid_accuracy` (of the supernet), `seconds, arch, error` an
 import json
 import time
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 from pyarrow.fs import FileType
@@ -20,7 +19,7 @@ from raynas.arch import Arch
 from raynas.config import RunConfig
 from raynas.errors import ConfigError
 from raynas.registry import check_options, resolve
-from raynas.run.checkpoints import Checkpoints
+from raynas.run.checkpoints import EACH_REPORT, Checkpoints, run_config
 from raynas.run.display import percent
 from raynas.run.failures import failure, write_error
 from raynas.spaces import make_space
@@ -104,21 +103,12 @@ class Supernets:
         return list(found.values())
 
     def _tune(self, log: "SearchLog", slots: int, console: Console) -> None:
-        config, (filesystem, path) = self.config, storage.filesystem(storage.join(self.uri, FOLDER))
+        config = self.config
         tuner = tune.Tuner(
             tune.with_resources(self.trainable, {"cpu": config.cpus_per_trial, "gpu": config.gpus_per_trial}),
             param_space=self.trial_config | {"seed": tune.grid_search(log.open)},
             tune_config=tune.TuneConfig(max_concurrent_trials=slots, trial_dirname_creator=lambda trial: f"seed-{trial.config['seed']}"),
-            run_config=tune.RunConfig(
-                name=f"{datetime.now(UTC):%Y%m%dT%H%M%S}",
-                storage_path=path,
-                storage_filesystem=filesystem,
-                callbacks=[log],
-                failure_config=tune.FailureConfig(max_failures=config.max_failures),
-                # Two, as the newest may be half written when all is killed.
-                checkpoint_config=tune.CheckpointConfig(num_to_keep=2, checkpoint_frequency=1, checkpoint_at_end=False),
-                verbose=0,
-            ),
+            run_config=run_config(self.uri, FOLDER, log, config.max_failures, EACH_REPORT),
         )
         log.console = console  # not before: Tune pickles the log in the line above
         tuner.fit()
