@@ -44,7 +44,9 @@ class Run:
     def failed(self) -> bool:
         """Whether no trial that has ended has succeeded, or a larger share of them failed than `max_failed_share`."""
         ended, failed = len(self.tables.trials), self.counts["failed"]
-        return ended > 0 and (failed == ended or failed > self.config.max_failed_share * ended)
+        if not ended:  # nothing was found to evaluate, unless all is known already
+            return not self.exhausted
+        return failed == ended or failed > self.config.max_failed_share * ended
 
 
 def read_run(folder: str, config: RunConfig, objective: Objective, progress: Progress, exhausted: bool) -> Run:
