@@ -144,13 +144,10 @@ class Engine:
                 self.history.withdraw(arch_id)  # it never ran
                 return None
             report = last
-        outcome = self.objective.judge(
-            report, self.max_budget, error=error, costs=self._costs(self.history.pending[arch_id]), time_attr=self.time_attr
-        )
+        outcome, vector, excess = self._judged(self.history.pending[arch_id], report, error)
         if outcome.status == "failed":
             self.history.end(arch_id, "failed")
         else:
-            vector, excess = self.objective.vector(outcome.metrics), self.objective.excess(outcome.metrics)
             self.history.end(arch_id, outcome.status, outcome.budget, vector, excess)
         self._completed([arch_id])
         return outcome
@@ -172,13 +169,11 @@ class Engine:
         self, arch: Arch, metrics: Mapping[str, Any], curve: Iterable[tuple[float, float]] = (), *, error: str | None = None
     ) -> Observation:
         """What `tell_many` takes, of the last report of an evaluation and (budget, first objective) pairs in the metric's own sign."""
-        outcome = self.objective.judge(metrics, self.max_budget, error=error, costs=self._costs(arch), time_attr=self.time_attr)
+        outcome, vector, excess = self._judged(arch, metrics, error)
         sign = -1.0 if self.objective.first.direction == "min" else 1.0
         points = [(float(b), sign * value) for b, v in curve if (value := as_number(v)) is not None]
-        vector = self.objective.vector(outcome.metrics)
         if vector is not None and not points:
             points.append((outcome.budget, vector[0]))
-        excess = 0.0 if outcome.status == "failed" else self.objective.excess(outcome.metrics)
         return Observation(arch, outcome.status if points else "failed", tuple(points), (vector or ())[1:], excess)
 
     def enqueue(self, archs: Iterable[Arch | Mapping[str, Any]], budget: float | None = None) -> None:
@@ -200,6 +195,12 @@ class Engine:
         except Exception:
             logger.exception("%s failed to recommend; the best observed architecture is", type(self.method).__name__)
             return observed(self.space, self.history)
+
+    def _judged(self, arch: Arch, report: Mapping[str, Any] | None, error: str | None) -> tuple[Outcome, tuple[float, ...] | None, float]:
+        """How an evaluation ended, its values of all objectives, and by how much it exceeds the limits."""
+        outcome = self.objective.judge(report, self.max_budget, error=error, costs=self._costs(arch), time_attr=self.time_attr)
+        excess = 0.0 if outcome.status == "failed" else self.objective.excess(outcome.metrics)
+        return outcome, self.objective.vector(outcome.metrics), excess
 
     def _pending(self, arch: Arch | str) -> str | None:
         """The id of what is being evaluated, which an architecture that was never asked for is, too; None for what is not."""
