@@ -15,6 +15,9 @@ from raynas.registry import unknown
 
 Status = Literal["finished", "stopped", "failed"]
 STATUSES: tuple[Status, ...] = get_args(Status)
+Fault = Literal["architecture", "machine", "timeout"]
+"""What a failed evaluation is laid to: the architecture (its own exception, or a report that is none), the machine, or that it hung."""
+FAULTS: tuple[Fault, ...] = get_args(Fault)
 Direction = Literal["max", "min"]
 
 

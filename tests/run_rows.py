@@ -21,7 +21,8 @@ def trial(order: int, **changes: Any) -> dict[str, Any]:
     del row["checkpoint"], row["budget"]
     metrics = {"epochs": 3, "valid_accuracy": 0.9, "test_accuracy": 0.8, "parameters": 1000, "flops": 2000}
     times = {"train_seconds": 60.0, "wall_seconds": 2.0, "ended_at": NOW}
-    return row | metrics | times | {"status": "finished", "error": None, "error_file": None} | changes
+    how = {"status": "finished", "error": None, "error_file": None} | dict.fromkeys(("fault", "retries", "node", "device"))
+    return row | metrics | times | how | changes
 
 
 def report(order: int, epoch: int, **changes: Any) -> dict[str, Any]:
