@@ -11,7 +11,7 @@ from raynas.arch import Arch
 from raynas.errors import ConfigError
 from raynas.history import History
 from raynas.model.acquisition import ACQUISITIONS
-from raynas.model.candidates import candidates, mutations
+from raynas.model.candidates import candidates, mutations, random_archs
 from raynas.model.encodings import feature_weights
 from raynas.model.predictors import make_predictor
 from raynas.model.recommend import DEFAULT_ENCODING
@@ -34,7 +34,8 @@ class Bananas(Method):
         predictor, predictor_options: one of raynas.model.predictors.PREDICTORS, or `module:Class`, and its settings.
         target: names of raynas.model.targets.TARGETS joined by `+`, of which each fit draws one.
         acquisition: one of raynas.model.acquisition.ACQUISITIONS; `its` is the paper's.
-        pool: candidates over which the acquisition function is maximised.
+        pool: candidates over which the acquisition function is maximised; more where they come to less than two for each that is wanted,
+            and after more than 1,000 trials, as batches grow, too.
         parents: best observed architectures that are mutated.
         rates: mutation rates, drawn for each candidate.
         random_share: share of the pool that is random instead of mutated.
@@ -78,8 +79,11 @@ class Bananas(Method):
         archs, values = history.targets()
         # Stuck at a local optimum, the climbs below start from anywhere in every second fit or so.
         stuck = len(values) > 0 and len(values) - 1 - int(values.argmax()) >= self.patience and rng.random() < 0.5
-        size, random_share = (2 * self.pool, 1.0) if stuck else (self.pool, self.random_share)
+        wanted = max(self.pool * self.full_batch(len(history.observed)) // self.refit_every, 2 * count)
+        size, random_share = (2 * wanted, 1.0) if stuck else (wanted, self.random_share)
         pool = candidates(space, history, rng, size, self.parents, self.rates, random_share)
+        if len(pool) < count:  # the last ones of a space that can be listed
+            pool += random_archs(space, {*history.observed, *history.pending, *(arch.id for arch in pool)}, rng, count - len(pool))
         if not archs or not pool:
             return Proposal(pool[:count])
         targets = self.target.split("+")
@@ -90,7 +94,7 @@ class Bananas(Method):
         known = {*history.observed, *history.pending, *(arch.id for arch in pool)}
         for _ in range(self.climbs):
             best = [pool[i] for i in np.argsort(-means, kind="stable")[: self.parents]]
-            new = mutations(space, best, known, rng, self.pool // 2, self.rates)
+            new = mutations(space, best, known, rng, wanted // 2, self.rates)
             if not new:
                 break
             known.update(arch.id for arch in new)

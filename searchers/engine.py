@@ -33,7 +33,7 @@ STATE_VERSION = 2
 
 T = TypeVar("T")
 
-_QUEUE_FACTOR = 4  # proposals per refit beside the control loop: enough to serve until the next one is ready
+_QUEUE_FACTOR = 4  # proposals per refit beside the control loop, in batches: enough to serve until the next one is ready
 
 
 class Engine:
@@ -78,7 +78,6 @@ class Engine:
         check_objective(method, self.objective)
         self.space = within_limits(self.space, self.objective)
         self.max_budget, self.time_attr = max_budget, time_attr
-        self.refit_every = method.refit_every if method.learns else 1
         self.fitting: Where = fitting if method.learns else "inline"
         self.history = History(method.carry)
         self.refits: list[Refit] = []
@@ -224,7 +223,7 @@ class Engine:
 
     def _batch(self) -> int:
         """Completed trials from one fit to the next."""
-        return max(1, min(self.refit_every, int(self.method.refit_share * len(self.history.observed))))
+        return self.method.batch(len(self.history.observed))
 
     def _pop(self, queue: deque[Suggestion]) -> Suggestion | None:
         while queue:
@@ -332,7 +331,8 @@ class Engine:
         self._learning, self._observations = self._fresh, len(self.history.observed)
         rng = self._child_rng()
         self._pairs = self._comparable()
-        self._fit = self._beside.submit(self.history, rng, _QUEUE_FACTOR * self.refit_every)
+        wanted = max(_QUEUE_FACTOR * self.method.full_batch(self._observations), len(self.history.pending))  # all workers may ask at once
+        self._fit = self._beside.submit(self.history, rng, wanted)
 
     def _collect(self) -> None:
         """Takes over what a fit beside the control loop has proposed, if it is ready."""

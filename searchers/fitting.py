@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 Where = Literal["inline", "thread", "process"]
 _LOSSES = 3  # processes lost in a row, as to the memory monitor, after which a thread takes over
+_NICE = 10  # of the process: the control loop comes first, which starts trials; and trials last, to whose processes Ray gives 15
 
 
 class Fit(NamedTuple):
@@ -207,6 +208,7 @@ def _receive(pipe: IO[bytes]) -> Any:
 
 def main() -> None:
     """The process, seen from inside: answers until nobody asks any more. What is printed meanwhile goes to the error output."""
+    os.nice(_NICE)
     requests, answers = sys.stdin.buffer, os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     try:

@@ -17,6 +17,8 @@ from raynas.registry import resolve
 from raynas.spaces import SearchSpace
 from raynas.spaces.derived import Limited
 
+_MANY = 1000  # completed trials beyond which fits become rarer as their number grows
+
 
 @dataclass(frozen=True)
 class Proposal:
@@ -55,7 +57,8 @@ class Method(ABC):
 
     Args:
         num_initial: random architectures before the method takes over.
-        refit_every: completed trials after which a method that learns is asked again, at most.
+        refit_every: completed trials after which a method that learns is asked again, at most; of more than 1,000, so many of each 1,000,
+            so that ten times as many trials need little more than twice as many fits.
         refit_share: the same as a share of all completed trials, so that a young search, where each result says much, refits often.
         recommender: one of raynas.model.recommend.RECOMMENDERS: how the architecture is chosen that is recommended in the end.
     """
@@ -76,6 +79,14 @@ class Method(ABC):
 
     def check(self, space: SearchSpace) -> None:  # noqa: B027  # nothing to check unless a method says so
         """Raises a RaynasError where the settings do not go with the space; called before a search begins."""
+
+    def batch(self, completed: int) -> int:
+        """Trials from one fit to the next, of which there have been `completed` before."""
+        return max(1, min(self.full_batch(completed), int(self.refit_share * completed))) if self.learns else 1
+
+    def full_batch(self, completed: int) -> int:
+        """The same of a search that is not young any more."""
+        return self.refit_every * max(completed, _MANY) // _MANY
 
     @abstractmethod
     def propose(self, space: SearchSpace, history: History, rng: np.random.Generator, count: int) -> Proposal:

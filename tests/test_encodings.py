@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from raynas.arch import Arch
 from raynas.errors import OutOfSpaceError, UnknownNameError
-from raynas.model.encodings import ENCODINGS, encode, feature_weights, kept_by_frequency, kept_by_length, parse_encoding
+from raynas.model.encodings import ENCODINGS, encode, encode_again, feature_weights, kept_by_frequency, kept_by_length, parse_encoding
 from raynas.spaces import SearchSpace
 from raynas.spaces.darts import GENOTYPES, DARTSSpace
 from raynas.spaces.darts import OPS as DARTS_OPS
@@ -303,6 +303,21 @@ def test_names_joined_by_plus_stand_side_by_side() -> None:
     parts = [encode(part, NB201, chosen) for part in ("trunc_path:5", "scalars", "adjacency")]
     assert parts[0].shape == (3, 5)
     np.testing.assert_array_equal(joined, np.concatenate(parts, axis=1))
+
+
+def test_what_is_known_is_encoded_once() -> None:
+    class Counting(NASBench201Space):
+        asked = 0
+
+        def scalars(self, arch: Arch) -> tuple[float, ...]:
+            self.asked += 1
+            return super().scalars(arch)
+
+    space, chosen = Counting(), [NB201.sample(np.random.default_rng(seed)) for seed in range(6)]
+    for part in (chosen[:4], [*chosen[3:], chosen[0]], chosen):
+        np.testing.assert_array_equal(encode_again("trunc_path:5+scalars", space, part), encode("trunc_path:5+scalars", NB201, part))
+    assert space.asked == 6
+    assert encode_again("scalars", space, chosen).shape == (6, len(NB201.scalars(chosen[0])))  # another encoding is another matter
 
 
 def test_weights_stand_beside_the_features_and_do_not_change_them() -> None:

@@ -337,3 +337,25 @@ def test_observations_have_a_value_for_each_objective() -> None:
     search = Engine(Random(), ToySpace(2), objective=TWO)
     with pytest.raises(ConfigError, match="must have a value for each of valid_accuracy, latency"):
         search.tell_many([Observation(ToySpace(2).make("aa"), "finished", ((1.0, 0.5),))])
+
+
+# -- long searches ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_long_search_refits_more_rarely() -> None:
+    method = Bananas()
+    assert [method.batch(n) for n in (10, 40, 1000, 1099, 1100, 5000, 10_000)] == [3, 10, 10, 10, 11, 50, 100]
+    assert Random().batch(5000) == 1
+    fits, at = 0, 1000
+    while at < 10_000:
+        fits, at = fits + 1, at + method.batch(at)
+    assert fits == pytest.approx(100 * np.log(10), rel=0.05)
+
+
+def test_bananas_finds_the_last_ones_of_a_listed_space() -> None:
+    space, history = ToySpace(8), History()
+    archs = list(space.enumerate() or ())
+    for arch in archs[3:]:
+        history.add(Observation(arch, "finished", ((1.0, value(arch)),)))
+    proposal = Bananas(**QUICK).propose(space, history, np.random.default_rng(0), 10)
+    assert {arch.id for arch in proposal.archs} == {arch.id for arch in archs[:3]}  # draws alone would miss one or the other of 6,561

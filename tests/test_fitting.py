@@ -33,10 +33,10 @@ def asked(search: Engine) -> Arch:
 
 
 def of_process(space: SearchSpace, history: History, rng: np.random.Generator, count: int) -> Proposal:
-    """Tells by its memory in which process it ran, and what it knew; prints, which must not disturb."""
+    """Tells by its memory in which process it ran, what it knew and was asked for, and how nice it was; prints, which must not disturb."""
     print("a method may print")
     words = [arch for arch in space.enumerate() or () if arch.id not in history]
-    return Proposal(words[:count], memory=[os.getpid(), sorted(history.observed), sorted(history.pending)])
+    return Proposal(words[:count], memory=[os.getpid(), sorted(history.observed), sorted(history.pending), count, os.nice(0)])
 
 
 def failing(space: SearchSpace, history: History, rng: np.random.Generator, count: int) -> Proposal:
@@ -70,13 +70,15 @@ def run(search: Engine, trials: int) -> None:
 def test_a_process_fits_and_is_kept(beside: Any) -> None:
     search = beside(Learning(function=of_process, num_initial=2, refit_every=2, refit_share=1.0))
     run(search, 2)
-    pid, observed, pending = search.history.memory
+    pid, observed, pending, count, nice = search.history.memory
+    assert nice > os.nice(0)  # the control loop comes first
+    assert count == 8  # four batches
     assert pid != os.getpid()
     assert observed == sorted(search.history.observed)
     assert pending == []
     live = asked(search)
     run(search, 4)
-    again, observed, pending = search.history.memory
+    again, observed, pending, _, _ = search.history.memory
     assert again == pid  # kept, and sent what is new
     assert len(observed) == 6
     assert pending == [live.id]
@@ -85,6 +87,15 @@ def test_a_process_fits_and_is_kept(beside: Any) -> None:
         os.kill(pid, 0)
     run(search, 2)  # it may go on
     assert search.history.memory[0] not in (pid, os.getpid())
+
+
+def test_there_are_proposals_for_all_workers(beside: Any) -> None:
+    search = beside(Learning(function=of_process, num_initial=2, refit_every=2, refit_share=1.0))
+    workers = [asked(search) for _ in range(20)]
+    for arch in workers[:3]:
+        search.tell(arch, 0.5)
+        search.wait()
+    assert search.history.memory[3] == 17  # trials that were under way; each worker may ask before the next fit is ready
 
 
 def test_a_process_and_a_thread_propose_the_same(beside: Any) -> None:

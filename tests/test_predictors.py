@@ -165,10 +165,11 @@ def slow_fit(settings: MLPEnsemble, x: Floats, y: Floats, seed: int, candidates:
     _, views = settings._initial(x.shape[1], generator)  # the same initial weights
     weights, biases = views[: settings.layers + 1], views[settings.layers + 1 :]
     n, k = len(y), settings.members
-    batch = min(settings.batch_size or n, n)
+    batch, steps = settings._steps(n)
     per_epoch = math.ceil(n / batch)
     orders = [
-        torch.rand(k, n, generator=generator).argsort(1) if batch < n else torch.arange(n).expand(k, n) for _ in range(settings.epochs)
+        torch.rand(k, n, generator=generator).argsort(1) if batch < n else torch.arange(n).expand(k, n)
+        for _ in range(math.ceil(steps / per_epoch))
     ]
     members = []
     for member in range(k):
@@ -180,9 +181,9 @@ def slow_fit(settings: MLPEnsemble, x: Floats, y: Floats, seed: int, candidates:
         network = network[:-1]  # the output is linear
         optimizer = torch.optim.AdamW(network.parameters(), settings.learning_rate, settings.betas, weight_decay=settings.weight_decay)
         loss_function = torch.nn.L1Loss() if settings.loss == "mae" else torch.nn.MSELoss()
-        for step in range(settings.epochs * per_epoch):
+        for step in range(steps):
             part = orders[step // per_epoch][member][step % per_epoch * batch :][:batch].numpy()
-            cosine = 0.5 * (1 + math.cos(math.pi * step / (settings.epochs * per_epoch)))
+            cosine = 0.5 * (1 + math.cos(math.pi * step / steps))
             optimizer.param_groups[0]["lr"] = settings.learning_rate * (cosine if settings.schedule == "cosine" else 1)
             optimizer.zero_grad()
             inputs, targets = torch.tensor(x[part], dtype=torch.float32), torch.tensor(y[part], dtype=torch.float32)
@@ -219,6 +220,18 @@ def test_the_ensemble_equals_members_trained_one_by_one(options: dict[str, Any])
     np.testing.assert_allclose(fast, slow, atol=2e-4, rtol=1e-4)
     assert fast.shape == (ensemble.members, 12)
     assert ensemble.members == 1 or fast.std(axis=0).min() > 0  # no two networks are the same
+
+
+def test_a_fit_to_many_observations_does_not_grow_with_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = MLPEnsemble(epochs=60)
+    assert [settings._steps(n) for n in (1, 10, 1000)] == [(1, 60), (10, 60), (1000, 60)]  # all of them in each step
+    assert [settings._steps(n) for n in (1001, 4000, 10_000)] == [(501, 61), (1000, 120), (1000, 190)]
+    assert MLPEnsemble(epochs=2, batch_size=32)._steps(10_000) == (32, 2 * 313)
+    monkeypatch.setattr("raynas.model.predictors.mlp._LARGEST", 16)
+    ensemble = MLPEnsemble(members=3, layers=2, width=8, epochs=5, standardize=False)
+    assert ensemble._steps(len(Y))[0] < len(Y)
+    fast = ensemble.fit(X, Y, 11).predict(CANDIDATES).members
+    np.testing.assert_allclose(fast, slow_fit(ensemble, X, Y, 11, CANDIDATES), atol=2e-4, rtol=1e-4)
 
 
 def test_standardising_is_done_on_the_observations() -> None:

@@ -152,6 +152,20 @@ def encode(encoding: str, space: SearchSpace, archs: Sequence[Arch]) -> Array:
     return np.concatenate([part.encoder(space, archs, part.paths) for part in parse_encoding(encoding)], axis=1)
 
 
+def encode_again(encoding: str, space: SearchSpace, archs: Sequence[Arch]) -> Array:
+    """As `encode`, which is not asked again for an id that it has seen: a search fits what it knows over and over."""
+    rows = _known_rows(encoding, space)
+    new = {arch.id: arch for arch in archs if arch.id not in rows}
+    if new:
+        rows.update(zip(new, encode(encoding, space, list(new.values())), strict=True))
+    return np.stack([rows[arch.id] for arch in archs])
+
+
+@lru_cache(maxsize=4)
+def _known_rows(encoding: str, space: SearchSpace) -> dict[str, Array]:
+    return {}  # id -> (d,)
+
+
 def feature_weights(encoding: str, space: SearchSpace) -> NDArray[np.float64]:
     """(d,) how much each feature of `encode` counts next to the others, 1 the largest; for `Predictor.fit`."""
     arch, parts = [space.sample(np.random.default_rng(0))], parse_encoding(encoding)

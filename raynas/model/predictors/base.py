@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from raynas.arch import Arch
 from raynas.errors import ShapeError
-from raynas.model.encodings import encode, feature_weights
+from raynas.model.encodings import encode, encode_again, feature_weights
 from raynas.spaces.base import SearchSpace
 
 Floats = NDArray[np.float64]
@@ -134,7 +134,7 @@ class OnVectors:
 
     def fit(self, space: SearchSpace, archs: Sequence[Arch], targets: Floats, seed: int) -> "FittedOnVectors":
         """Learns from n architectures and targets (n,)."""
-        inputs = encode(self.encoding, space, archs)
+        inputs = encode_again(self.encoding, space, archs)
         return FittedOnVectors(self.model.fit(inputs, targets, seed, feature_weights(self.encoding, space)), self.encoding, space)
 
 
