@@ -32,7 +32,13 @@ class LoggedTrial(TrainTrial):
 
     def step(self) -> dict[str, Any]:
         report = super().step()
-        line = {"process": os.getpid(), "node": get_node_ip_address(), "arch": self._arch.id, "epoch": report["epoch"], "weights": weights(self)}
+        line = {
+            "process": os.getpid(),
+            "node": get_node_ip_address(),
+            "arch": self._arch.id,
+            "epoch": report["epoch"],
+            "weights": weights(self),
+        }
         with Path(os.environ[LOG]).open("a") as log:
             log.write(json.dumps(line | {key: report[key] for key in ("train_loss", "valid_accuracy")}) + "\n")
         time.sleep(self.pause)

@@ -1,9 +1,9 @@
 """`ray` and `pip` of the nodes of loopback_provider.py: what would reach beyond a node is kept to it, the rest is as ever.
 
-    ray start  with the node's address, without a fixed port that all nodes would share, and marked, so that
-    ray stop   ends the Ray of this node alone
-    pip        fails when it is first called, as over a bad connection; then `-e FOLDER` makes the packages of FOLDER importable in the way of
-               setuptools, for which a folder of the same name goes first; other packages must be there
+ray start  with the node's address, without a fixed port that all nodes would share, and marked, so that
+ray stop   ends the Ray of this node alone
+pip        fails when it is first called, as over a bad connection; then `-e FOLDER` makes the packages of FOLDER importable in the way of
+           setuptools, for which a folder of the same name goes first; other packages must be there
 """
 
 import importlib.metadata

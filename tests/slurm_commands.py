@@ -1,8 +1,8 @@
 """What a batch job of SLURM sees, on this machine: two nodes, node1 and node2, at 127.0.0.2 and 127.0.0.3, for test_cluster_slurm.py.
 
-    srun       runs the command on each of the chosen nodes, passes SIGTERM on, and ends as the worst of them does
-    scontrol   `show hostnames` lists the nodes; what else it is told is written to $SLURM_TOLD
-    hostname   `--ip-address` gives the address of the node that it runs on
+srun       runs the command on each of the chosen nodes, passes SIGTERM on, and ends as the worst of them does
+scontrol   `show hostnames` lists the nodes; what else it is told is written to $SLURM_TOLD
+hostname   `--ip-address` gives the address of the node that it runs on
 """
 
 import os

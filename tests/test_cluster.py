@@ -73,9 +73,15 @@ def test_every_node_installs_raynas_in_a_few_tries(config: dict[str, Any]) -> No
     for commands in (config["head_setup_commands"], config["worker_setup_commands"]):
         (install,) = [match[1] for command in commands if (match := INSTALL.search(command))]
         assert config["file_mounts"][install] == "."  # `ray up` runs in the root of the checkout
-        assert Path(install).name not in ("raynas", "searchers", "trainables")  # which would hide the package from commands started above it
+        assert Path(install).name not in (
+            "raynas",
+            "searchers",
+            "trainables",
+        )  # which would hide the package from commands started above it
         assert all(command.startswith("for wait in ") for command in commands if "pip install" in command)
-    assert not any("worker_setup_commands" in kind for kind in config["available_node_types"].values())  # these would replace the common ones
+    assert not any(
+        "worker_setup_commands" in kind for kind in config["available_node_types"].values()
+    )  # these would replace the common ones
     assert (ROOT / "pyproject.toml").is_file()
 
 

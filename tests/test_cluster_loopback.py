@@ -1,7 +1,8 @@
 """README's commands for a cluster, word by word, on the node types of cluster/gpu.yaml behind a node provider of this machine.
 
-The cluster file is cluster/gpu.yaml with `provider` and `auth` replaced and `docker` taken out (its variables are kept), idle workers let go
-after seconds, and the check for a real GPU left out, since GPUs are logical here. Node types, mounts, set-up and start commands are its own.
+The cluster file is cluster/gpu.yaml with `provider` and `auth` replaced and `docker` taken out (its variables are kept), idle workers let
+go after seconds, and the check for a real GPU left out, since GPUs are logical here. Node types, mounts, set-up and start commands are
+its own.
 """
 
 import json
@@ -28,7 +29,10 @@ from raynas import results
 
 ROOT = Path(__file__).resolve().parents[1]
 TESTS = ROOT / "tests"
-RESOURCES = {"m5.xlarge": {"CPU": 4}, "g5.xlarge": {"CPU": 4, "GPU": 1, "accelerator_type:A10G": 1}}  # as read off AWS, see test_cluster_aws
+RESOURCES = {
+    "m5.xlarge": {"CPU": 4},
+    "g5.xlarge": {"CPU": 4, "GPU": 1, "accelerator_type:A10G": 1},
+}  # as read off AWS, see test_cluster_aws
 SMALL = "--space nasbench201 --dataset digits --trainable logged_trial:SlowTrial --searcher random --concurrency 2 --max-failures 3"
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(shutil.which("tmux") is None, reason="the search outlives the terminal in tmux")]
@@ -59,7 +63,7 @@ class Cluster:
             words[-1] += f" {small}"
         environment = {"HOME": str(self.folder / "user"), "PYTHONPATH": str(TESTS), "RAY_USAGE_STATS_ENABLED": "0"}
         environment["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-        done = subprocess.run([*words, *flags], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=180)
+        done = subprocess.run([*words, *flags], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
@@ -76,7 +80,7 @@ class Cluster:
         return self.run(f"ray exec cluster/gpu.yaml {shlex.quote(shown)}") + "\n".join(path.read_text()[-3000:] for path in logs)
 
 
-def wait(what: Callable[[], Any], cluster: Cluster, seconds: float = 150) -> Any:
+def wait(what: Callable[[], Any], cluster: Cluster, seconds: float = 240) -> Any:
     """The first true value of `what`; it fails, with what was said, where none comes."""
     end = time.monotonic() + seconds
     while not (value := what()):
@@ -171,7 +175,9 @@ def test_workers_go_when_idle(cluster: Cluster) -> None:
     wait(lambda: not cluster.workers(), cluster)
     (head,) = cluster.provider.non_terminated_nodes({})
     assert cluster.provider.internal_ip(head) not in {line["node"] for line in cluster.log()}
-    assert {line["node"] for line in cluster.log()} <= {node["ip"] for node in json.loads((cluster.folder / "nodes.json").read_text()).values()}
+    assert {line["node"] for line in cluster.log()} <= {
+        node["ip"] for node in json.loads((cluster.folder / "nodes.json").read_text()).values()
+    }
 
 
 def test_a_job_outlives_the_terminal_too(cluster: Cluster) -> None:
