@@ -12,6 +12,7 @@ may do this (those of an administrator).
 import argparse
 import json
 import sys
+import time
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -54,14 +55,16 @@ def launching(cluster: str, region: str, account: str, worker_role: str) -> list
     ]
 
 
-def make_role(iam: Any, name: str, statements: list[dict[str, Any]]) -> None:
-    """A role with these rights and no others, and an instance profile of the same name that holds it."""
+def make_role(iam: Any, name: str, statements: list[dict[str, Any]]) -> bool:
+    """A role with these rights and no others, and an instance profile of the same name that holds it; whether it is new."""
     if not _found(iam.get_role, RoleName=name):
         iam.create_role(RoleName=name, AssumeRolePolicyDocument=policy(TRUST))
     iam.put_role_policy(RoleName=name, PolicyName=name, PolicyDocument=policy(*statements))
-    if not _found(iam.get_instance_profile, InstanceProfileName=name):
-        iam.create_instance_profile(InstanceProfileName=name)
-        iam.add_role_to_instance_profile(InstanceProfileName=name, RoleName=name)
+    if _found(iam.get_instance_profile, InstanceProfileName=name):
+        return False
+    iam.create_instance_profile(InstanceProfileName=name)
+    iam.add_role_to_instance_profile(InstanceProfileName=name, RoleName=name)
+    return True
 
 
 def _found(get: Any, **named: str) -> bool:
@@ -99,12 +102,14 @@ def make(bucket: str, ssh_from: str) -> None:
     head, worker = (kinds[kind]["node_config"]["IamInstanceProfile"]["Name"] for kind in ("head", "gpu_worker"))
     boto3.client("s3", region_name=region).head_bucket(Bucket=bucket)
     iam, account = boto3.client("iam"), boto3.client("sts", region_name=region).get_caller_identity()["Account"]
-    make_role(iam, worker, storage(bucket))
-    make_role(iam, head, storage(bucket) + launching(config["cluster_name"], region, account, worker))
+    new = make_role(iam, worker, storage(bucket))
+    new |= make_role(iam, head, storage(bucket) + launching(config["cluster_name"], region, account, worker))
     if not iam.list_roles(PathPrefix="/aws-service-role/spot.amazonaws.com/")["Roles"]:
         iam.create_service_linked_role(AWSServiceName="spot.amazonaws.com")
     group = config["provider"]["security_group"]["GroupName"]
     make_security_group(boto3.client("ec2", region_name=region), group, ssh_from)
+    if new:
+        time.sleep(15)  # until EC2 knows a new profile, which IAM does not tell; Ray waits as long
     print(f"{region}: roles {head} and {worker} may use s3://{bucket}; security group {group} lets in SSH from {ssh_from}")
 
 

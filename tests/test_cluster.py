@@ -122,6 +122,17 @@ def test_authentication_is_the_same_on_every_node(config: dict[str, Any], kubera
     assert kuberay["RayCluster"]["spec"]["authOptions"] == {"mode": "token"}
 
 
+def test_a_job_that_is_stopped_has_time_to_write(config: dict[str, Any], kuberay: dict[str, dict[str, Any]]) -> None:
+    """The variable is read by Ray's job supervisor on the head; without it a job is killed 3 s after it was told to end."""
+    from ray.dashboard.modules.job import job_supervisor
+
+    variable = "RAY_JOB_STOP_WAIT_TIME_S"
+    assert variable in Path(job_supervisor.__file__).read_text()
+    assert f"--env {variable}=60" in config["docker"]["run_options"]
+    (head,) = kuberay["RayCluster"]["spec"]["headGroupSpec"]["template"]["spec"]["containers"]
+    assert {"name": variable, "value": "60"} in head["env"]
+
+
 def test_no_file_holds_a_secret() -> None:
     for file in (ROOT / "cluster").iterdir():
         if file.is_file():

@@ -34,6 +34,7 @@ def setup() -> Any:
 def account(setup: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """An account with a bucket, in which aws_setup.py has run; twice, the first time from another address."""
     with pytest.MonkeyPatch.context() as patch, mock_aws():
+        patch.setattr(setup.time, "sleep", lambda seconds: None)
         patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
         for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
             patch.setenv(key, "testing")

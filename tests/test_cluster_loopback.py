@@ -180,14 +180,21 @@ def test_workers_go_when_idle(cluster: Cluster) -> None:
     }
 
 
-def test_a_job_outlives_the_terminal_too(cluster: Cluster) -> None:
-    """README's `ray job submit`: back to a node, and to none."""
+def test_a_job_outlives_the_terminal_too_and_stops_in_order(cluster: Cluster) -> None:
+    """README's `ray job submit`, which gets a node again, and `ray job stop`, after which everything is written."""
     (submit,) = [command for command in commands("ray exec") if "ray job submit" in command]
-    cluster.run(submit, small=f"{SMALL} --trials 1 --max-epochs 1")
-    rows = wait(lambda: _ended(str(cluster.folder / "bucket" / "second"), 1), cluster)
-    assert rows["status"].to_pylist() == ["finished"]
-    (status,) = [command for command in commands("ray exec") if "ray job list" in command]
-    wait(lambda: "SUCCEEDED" in cluster.run(status), cluster)
+    before = len(cluster.log())
+    job = re.findall(r"'(raysubmit_\w+)' submitted", cluster.run(submit, small=f"{SMALL} --trials 1 --max-epochs 100"))[0]
+    wait(lambda: len(cluster.log()) > before + 1, cluster)
+    (listing,) = [command for command in commands("ray exec") if "ray job list" in command]
+    assert job in cluster.run(listing)
+    cluster.run(f"ray exec cluster/gpu.yaml 'ray job stop {job}'")
+    run = f"{cluster.folder}/bucket/second"
+    assert f"--resume {run}" in cluster.run(f"ray exec cluster/gpu.yaml 'ray job logs {job}'")
+    tables = results.read(run)
+    assert (len(tables.trials), len(tables.started)) == (0, 1)
+    assert len(tables.reports) >= 1
+    assert (Path(run) / "reports.parquet").exists()  # the run was closed
 
 
 def test_down(cluster: Cluster) -> None:
