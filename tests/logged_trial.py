@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from ray.util import get_node_ip_address
 
 from trainables.train import TrainTrial
 
@@ -31,11 +32,23 @@ class LoggedTrial(TrainTrial):
 
     def step(self) -> dict[str, Any]:
         report = super().step()
-        line = {"process": os.getpid(), "arch": self._arch.id, "epoch": report["epoch"], "weights": weights(self)}
+        line = {
+            "process": os.getpid(),
+            "node": get_node_ip_address(),
+            "arch": self._arch.id,
+            "epoch": report["epoch"],
+            "weights": weights(self),
+        }
         with Path(os.environ[LOG]).open("a") as log:
             log.write(json.dumps(line | {key: report[key] for key in ("train_loss", "valid_accuracy")}) + "\n")
         time.sleep(self.pause)
         return report
+
+
+class SlowTrial(LoggedTrial):
+    """Leaves the time to take its node away in the midst of an epoch."""
+
+    pause = 1.5
 
 
 class DyingTrial(LoggedTrial):
