@@ -16,6 +16,10 @@ import yaml
 
 from raynas.errors import ConfigError, ResultsError
 
+_OBJECT_STORES = frozenset(
+    {"s3", "s3a", "gcs", "gs", "abfs", "abfss", "az", "adl", "oss", "oci", "r2"}
+)  # types of pyarrow, protocols of fsspec
+
 
 def filesystem(uri: str) -> tuple[Any, str]:
     """The pyarrow filesystem of a path or URI, and the path inside it, without a slash at the end.
@@ -65,17 +69,38 @@ def make_folder(fs: Any, path: str) -> None:
         raise ResultsError(f"cannot create the folder {path}: {first_line(error)}") from error
 
 
+def is_object_store(fs: Any) -> bool:
+    """Whether what is written appears as a whole when it is closed, as in S3; a rename is a copy and a deletion there."""
+    if isinstance(fs, pafs.PyFileSystem):
+        protocol = fs.handler.fs.protocol
+        return not _OBJECT_STORES.isdisjoint({protocol} if isinstance(protocol, str) else protocol)
+    return getattr(fs, "type_name", None) in _OBJECT_STORES
+
+
+def list_files(fs: Any, folder: str) -> list[Any]:
+    """Information about what is in a folder, as it is now; of one that does not exist, nothing."""
+    if isinstance(fs, pafs.PyFileSystem):
+        fs.handler.fs.invalidate_cache()  # fsspec may remember a listing that somebody has changed since
+    infos: list[Any] = fs.get_file_info(pafs.FileSelector(folder, allow_not_found=True))
+    return infos
+
+
 def write_bytes(fs: Any, path: str, data: Any, temporary_in: str | None = None) -> None:
-    """Writes a file that appears complete or not at all: under a temporary name in the folder `temporary_in`, or its own, then renamed.
+    """Writes a file that appears complete or not at all.
+
+    Object stores do so by themselves; elsewhere it is written under a temporary name in the folder `temporary_in`, or its own, and
+    renamed then.
 
     Raises:
         ResultsError: the storage refuses.
     """
-    temporary = f"{temporary_in or path.rpartition('/')[0]}/.tmp-{secrets.token_hex(8)}"
+    direct = is_object_store(fs)
+    temporary = path if direct else f"{temporary_in or path.rpartition('/')[0]}/.tmp-{secrets.token_hex(8)}"
     try:
         with fs.open_output_stream(temporary) as stream:
             stream.write(data)
-        fs.move(temporary, path)
+        if not direct:
+            fs.move(temporary, path)
     except OSError as error:
         raise ResultsError(f"cannot write {path}: {first_line(error)}") from error
 
@@ -106,10 +131,14 @@ def write_json(uri: str, name: str, value: Any) -> None:
     Raises:
         ResultsError: the storage refuses.
     """
-    text = json.dumps(finite(value), indent=2, allow_nan=False)
     fs, root = filesystem(uri)
     make_folder(fs, root)
-    write_bytes(fs, f"{root}/{name}", text.encode() + b"\n")
+    write_bytes(fs, f"{root}/{name}", json_bytes(value))
+
+
+def json_bytes(value: Any) -> bytes:
+    """Plain JSON as it is written into files; NaN and infinities become null."""
+    return json.dumps(finite(value), indent=2, allow_nan=False).encode() + b"\n"
 
 
 def read_json(uri: str, name: str) -> Any:
