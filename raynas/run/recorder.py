@@ -3,7 +3,7 @@
 import json
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Protocol
@@ -63,6 +63,7 @@ class Recorder(Callback):  # type: ignore[misc]  # ray has no types
         per_trial: whether each trial gets a TensorBoard run.
         scheduler: gets the earlier reports of a trial that is resumed.
         before: what earlier sessions of this run have recorded.
+        guard: raises StorageLost where the folder is ours no more.
 
     Raises:
         ConfigError: a metric of the objective or of a limit has the name of a column of another meaning.
@@ -82,6 +83,7 @@ class Recorder(Callback):  # type: ignore[misc]  # ray has no types
         per_trial: bool = False,
         scheduler: Any | None = None,
         before: Tables | None = None,
+        guard: Callable[[], None] = lambda: None,
     ) -> None:
         for name in [*(metric.name for metric in objective.metrics), *(limit.metric for limit in objective.limits)]:
             if name in RESERVED:
@@ -91,7 +93,7 @@ class Recorder(Callback):  # type: ignore[misc]  # ray has no types
         self.checkpoints = Checkpoints(uri)
         self.earlier = Earlier(before)
         self.summary = RunSummary(storage.join(uri, "tensorboard"), per_trial)  # only the writer's thread uses it
-        self.store = Writer(uri, self._say, self.summary.flush)
+        self.store = Writer(uri, self._say, self.summary.flush, guard)
         self.display: Display | None = None
         self.progress = Progress(trials, objective)
         self.best: dict[str, Any] | None = None  # the row of the best trial

@@ -38,9 +38,14 @@ def new_run(given: Mapping[str, Any]) -> tuple[RunConfig, str]:
     if oneshot_method(config.searcher, {}) is not None:
         config = make_config({"trials": SEEDS, "trainable": "train"} | values, RunConfig)
     uri = config.out or _new_folder(config)
+    check_free(uri)
+    return config, uri
+
+
+def check_free(uri: str) -> None:
+    """Raises ResultsError where the folder holds a run."""
     if any(storage.exists(uri, name) for name in ("config.json", "parts", "trials.parquet")):
         raise ResultsError(f"{uri} already holds a run; go on with it by --resume {uri}, or choose another --out")
-    return config, uri
 
 
 def resumed_run(folder: str, given: Mapping[str, Any]) -> RunConfig:

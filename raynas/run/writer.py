@@ -9,16 +9,16 @@ whoever runs the search calls now and then: it says so after `TROUBLE` seconds a
 """
 
 import logging
-import shlex
 import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 from raynas.errors import DamagedError, StorageLost
 from raynas.run.store import Rows, RunStore
+from raynas.run.summary import resume_command
 from raynas.storage import first_line, json_bytes
 
 logger = logging.getLogger(__name__)
@@ -51,14 +51,17 @@ class Writer:
         uri: the run folder.
         say: shows a line to the user.
         periodically: is called by the thread every CURVES seconds, after what was handed over until then.
+        guard: raises StorageLost where the folder is ours no more.
 
     Raises:
         ResultsError: (constructor) the storage refuses; (add_started, add_report, add_trial) the row does not fit its schema.
         StorageLost: (check, flush, close) the storage has not answered for GIVE_UP seconds.
     """
 
-    def __init__(self, uri: str, say: Callable[[str], None], periodically: Callable[[], None]) -> None:
-        self.uri, self._say, self._periodically = uri, say, periodically
+    def __init__(
+        self, uri: str, say: Callable[[str], None], periodically: Callable[[], None], guard: Callable[[], None] = lambda: None
+    ) -> None:
+        self.uri, self._say, self._periodically, self._guard = uri, say, periodically, guard
         self._store = RunStore(uri)
         self._batch, self._writing = Batch(), Batch()
         self._change = threading.Condition()
@@ -159,22 +162,27 @@ class Writer:
     def _judge(self) -> None:
         if self.lost or self._failed:
             raise self.lost or self._failed  # type: ignore[misc]  # one of them is an exception
+        try:
+            self._guard()
+        except StorageLost as error:
+            self._lose(error)
         since = self._since
         seconds = 0.0 if since is None else time.monotonic() - since
         if seconds > GIVE_UP:
-            self._abandoned.set()
-            again = f"python -m raynas.search --resume {shlex.quote(self.uri)}"
-            lost = f"{self.waiting} rows could not be written" if self.waiting else "no row was lost"
-            self.lost = StorageLost(
-                f"the storage of {self.uri} has not answered for {seconds:.0f} s: {self._reason}; {lost}. Go on with: {again}"
-            )
-            raise self.lost
+            unwritten = f"{self.waiting} rows could not be written" if self.waiting else "all rows were written"
+            problem = f"the storage of {self.uri} has not answered for {seconds:.0f} s: {self._reason}; {unwritten}"
+            self._lose(StorageLost(f"{problem}. Go on with: {resume_command(self.uri)}"))
         if seconds > TROUBLE and not self._told:
             self._told = True
             self._say(f"the storage does not answer: {self._reason}; trying again, {self.waiting} rows wait")
         elif seconds <= TROUBLE and self._told:
             self._told = False
             self._say("the storage answers again")
+
+    def _lose(self, error: StorageLost) -> NoReturn:
+        self.lost = error
+        self._abandoned.set()
+        raise error
 
     # -- the thread --------------------------------------------------------------------------------------------------------
 
