@@ -5,6 +5,7 @@ import math
 import os
 import secrets
 from collections.abc import Mapping
+from contextlib import suppress
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -31,12 +32,21 @@ def filesystem(uri: str) -> tuple[Any, str]:
     if "://" not in uri:
         return pafs.LocalFileSystem(), os.path.abspath(os.path.expanduser(uri))
     try:
-        fs, path = pafs.FileSystem.from_uri(uri)
+        fs, path = _pyarrow(uri)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):  # a scheme that pyarrow does not know
         fs, path = _fsspec(uri)
     except OSError as error:
         raise ResultsError(f"cannot open {uri}: {first_line(error)}") from error
     return fs, path.rstrip("/") or "/"
+
+
+def _pyarrow(uri: str) -> Any:
+    """S3 with single PUTs of small files, where the version of pyarrow can; else each is an upload of several requests."""
+    option = "allow_delayed_open"
+    if uri.startswith("s3://") and option not in uri:
+        with suppress(pa.ArrowInvalid):
+            return pafs.FileSystem.from_uri(f"{uri}{'&' if '?' in uri else '?'}{option}=true")
+    return pafs.FileSystem.from_uri(uri)
 
 
 def _fsspec(uri: str) -> tuple[Any, str]:

@@ -49,18 +49,17 @@ def forgetful() -> Iterator[None]:
 
 
 def _forget(manager: Any, save_fn: Callable[[], None], force: bool = False, wait: bool = False) -> None:
-    """In place of a snapshot by `save_fn`, a method of the TuneController."""
+    """In place of a snapshot by `save_fn`, a method of the TuneController; of the last one, which Tune looks for, before it."""
     controller: Any = save_fn.__self__  # type: ignore[attr-defined]
-    if force and not controller._trials:  # Tune would look for a snapshot now
-        _snapshot(manager, save_fn, force, wait)
     ended = controller._stopped_trials, controller._failed_trials
-    if sum(map(len, ended)) < 2 * _REMEMBERED:  # not in each turn
-        return
-    kept = [trial for trial in controller._trials if any(trial in trials for trials in ended)][-_REMEMBERED:]
-    forgotten = set.union(*ended).difference(kept)
-    controller._trials[:] = [trial for trial in controller._trials if trial not in forgotten]
-    for trials in (*ended, controller._trials_to_cache):
-        trials -= forgotten
+    if sum(map(len, ended)) >= 2 * _REMEMBERED:  # not in each turn
+        kept = [trial for trial in controller._trials if any(trial in trials for trials in ended)][-_REMEMBERED:]
+        forgotten = set.union(*ended).difference(kept)
+        controller._trials[:] = [trial for trial in controller._trials if trial not in forgotten]
+        for trials in (*ended, controller._trials_to_cache):
+            trials -= forgotten
+    if force:
+        _snapshot(manager, save_fn, force, wait)
 
 
 def quieten() -> None:

@@ -71,15 +71,15 @@ class Rows:
         self.lists["trials"].append(checked("trials", row))
         self.going_on.pop(row["trial_id"], None)
 
-    def pop(self) -> tuple[str, Any] | None:
-        """The rows that are to be written next, as a kind and a table; they stay until `done`."""
+    def next(self) -> tuple[str, Any]:
+        """The rows that are to be written next, as a kind and a table."""
         for kind, rows in self.lists.items():
             if rows:
                 return kind, united(kind, rows)
-        return ("started", united("started", list(self.going_on.values()))) if self.going_on else None
+        return "started", united("started", list(self.going_on.values()))
 
-    def done(self, kind: str) -> None:
-        """What `pop` gave is written."""
+    def written(self, kind: str) -> None:
+        """Forgets what `next` gave."""
         (self.lists[kind] or self.going_on).clear()
 
 
@@ -110,13 +110,14 @@ class RunStore:
 
     def flush(self) -> None:
         """Writes what is buffered: each trial's start before its reports, its reports before its end and before a newer checkpoint."""
-        self.write(self.rows)
+        while self.rows:
+            self.write_next(self.rows)
 
-    def write(self, rows: Rows) -> None:
-        """Writes `rows` likewise; where the storage refuses, those that are not written stay there."""
-        while (next_rows := rows.pop()) is not None:
-            self._write_part(*next_rows)
-            rows.done(next_rows[0])
+    def write_next(self, rows: Rows) -> None:
+        """Writes those of `rows` that come next; they are not among them then."""
+        kind, table = rows.next()
+        self._write_part(kind, table)
+        rows.written(kind)
 
     def merge_levels(self) -> None:
         """Merges the parts of a level where there are FAN_IN of them."""

@@ -214,8 +214,8 @@ class Writer:
     def _write(self, batch: Batch) -> None:
         for name, content in batch.files.items():
             self._insist(partial(self._store.put, name, content))
-        if batch.rows:
-            self._insist(partial(self._store.write, batch.rows))
+        while batch.rows and not self._abandoned.is_set():
+            self._insist(partial(self._store.write_next, batch.rows))
         for name, value in batch.values.items():
             self._insist(partial(self._store.put, name, json_bytes(value)))
         for action in batch.then:
