@@ -24,7 +24,7 @@ from raynas import storage
 from raynas.cli import DONE, INTERRUPTED, Parser, add_flags, run_command
 from raynas.config import assign, make_config, provenance
 from raynas.errors import ConfigError, ResultsError, ResumeError
-from raynas.run.lock import Lock
+from raynas.run.lock import Lock, refuse_held
 from raynas.run.tensorboard import SummaryWriter
 from raynas.spaces import published
 from trainables.learning.data import load
@@ -105,6 +105,7 @@ def _main(argv: Sequence[str] | None) -> int:
     config = config.model_copy(update=_told(subject))
     out = config.out or f"runs/train-{config.dataset.partition(':')[0]}-{datetime.now():%Y%m%d-%H%M%S}"
     out = out if "://" in out else os.path.expanduser(out)
+    refuse_held(out)
     _check_free(out)
     return train(config, out)
 

@@ -63,17 +63,10 @@ class Lock:
         while (other := self._claim()) is not None:
             attempts += 1
             if other["held"] or attempts == _ATTEMPTS:
-                raise self._refusal(other)
+                raise _refusal(self.uri, other)
             time.sleep(random.uniform(0.1, 1.0))
         self._thread.start()
         return self
-
-    def _refusal(self, other: dict[str, Any]) -> ResultsError:
-        who = f"host {other.get('host')}, pid {other.get('pid')}, since {other.get('since')}"
-        return ResultsError(
-            f"{self.uri} is being written by another process: {who}; wait for its end, or choose another --out "
-            f"(one that has died is taken over {DEAD_AFTER:.0f} s after its last sign of life)"
-        )
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self._stop.set()
@@ -90,9 +83,9 @@ class Lock:
     def _claim(self) -> dict[str, Any] | None:
         """Takes the folder, or returns whose it is, and whether that one holds it or is only trying, too."""
         since = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"
-        write_bytes(self._fs, self._path(self._id, "json"), json_bytes(_this_process() | {"since": since}))
+        write_bytes(self._fs, _path(self._root, self._id, "json"), json_bytes(_this_process() | {"since": since}))
         try:
-            claims = self._claims()
+            claims = _claims(self._fs, self._root)
             now = claims[self._id]["seen"]
             for name, claim in claims.items():
                 if name == self._id:
@@ -102,50 +95,21 @@ class Lock:
                     return claim
                 logger.warning("%s was left by a process that is gone (host %s, pid %s)", self.uri, claim.get("host"), claim.get("pid"))
                 self._delete(name)
-            write_bytes(self._fs, self._path(self._id, "beat"), b"")
+            write_bytes(self._fs, _path(self._root, self._id, "beat"), b"")
         except OSError as error:
             raise ResultsError(f"cannot lock {self.uri}: {first_line(error)}") from error
         return None
 
-    def _claims(self) -> dict[str, dict[str, Any]]:
-        """Those in the folder, by id: what they say, `held`, and when they were `seen` last, in seconds of the storage's clock."""
-        times: dict[str, dict[str, float]] = {}
-        for info in list_files(self._fs, self._root):
-            name, _, suffix = info.base_name.removeprefix(_PREFIX).partition(".")
-            if info.base_name.startswith(_PREFIX) and suffix in ("json", "beat"):
-                times.setdefault(name, {})[suffix] = self._time(info)
-        claims = {}
-        for name, by_suffix in times.items():
-            if "json" in by_suffix:  # else the beat of one that was taken over
-                claims[name] = self._content(name) | {"held": "beat" in by_suffix, "seen": max(by_suffix.values())}
-        return claims
-
-    def _content(self, name: str) -> dict[str, Any]:
-        try:
-            value = json.loads(read_bytes(self._fs, self._path(name, "json")).to_pybytes())
-        except (FileNotFoundError, ValueError):  # withdrawn meanwhile, or damaged
-            return {}
-        return value if isinstance(value, dict) else {}
-
-    def _time(self, info: Any) -> float:
-        modified = info.mtime
-        if modified is None:  # pyarrow asks fsspec for a time under one of its names only
-            modified = self._fs.handler.fs.modified(info.path)
-        return float(modified.timestamp())
-
-    def _path(self, name: str, suffix: str) -> str:
-        return f"{self._root}/{_PREFIX}{name}.{suffix}"
-
     def _delete(self, name: str) -> None:
         for suffix in ("json", "beat"):
             with suppress(FileNotFoundError):
-                self._fs.delete_file(self._path(name, suffix))
+                self._fs.delete_file(_path(self._root, name, suffix))
 
     def _live(self) -> None:
         """Beats until the end; a beat that fails is made up for by the next."""
         while not self._stop.wait(BEAT) and not self._lost:
             try:
-                write_bytes(self._fs, self._path(self._id, "beat"), b"")
+                write_bytes(self._fs, _path(self._root, self._id, "beat"), b"")
                 infos = list_files(self._fs, self._root)
             except Exception as error:  # of whatever implements the storage
                 logger.debug("no sign of life in %s: %s", self.uri, first_line(error))
@@ -158,6 +122,69 @@ class Lock:
                     os.rmdir(self._root)
         except Exception as error:
             logger.debug("the lock of %s stays: %s", self.uri, first_line(error))
+
+
+def refuse_held(uri: str) -> None:
+    """Raises ResultsError where a live process holds the folder, as far as that can be seen from here without a claim."""
+    if (claim := holder(uri)) is not None:
+        raise _refusal(uri, claim)
+
+
+def holder(uri: str) -> dict[str, Any] | None:
+    """Who writes a run folder, or did so a moment ago: `host`, `pid`, `since` and when it was `seen` last, in seconds since 1970.
+
+    What is old is judged by the clock of this machine.
+
+    Raises:
+        ResultsError: the storage refuses.
+    """
+    fs, root = filesystem(uri)
+    try:
+        claims = _claims(fs, root).values()
+    except OSError as error:
+        raise ResultsError(f"cannot read {uri}: {first_line(error)}") from error
+    return next((claim for claim in claims if claim["held"] and not _gone(claim) and time.time() - claim["seen"] < DEAD_AFTER), None)
+
+
+def _refusal(uri: str, other: dict[str, Any]) -> ResultsError:
+    who = f"host {other.get('host')}, pid {other.get('pid')}, since {other.get('since')}"
+    return ResultsError(
+        f"{uri} is being written by another process: {who}; wait for its end, or choose another --out "
+        f"(one that has died is taken over {DEAD_AFTER:.0f} s after its last sign of life)"
+    )
+
+
+def _claims(fs: Any, root: str) -> dict[str, dict[str, Any]]:
+    """Those in a folder, by id: what they say, `held`, and when they were `seen` last, in seconds of the storage's clock."""
+    times: dict[str, dict[str, float]] = {}
+    for info in list_files(fs, root):
+        name, _, suffix = info.base_name.removeprefix(_PREFIX).partition(".")
+        if info.base_name.startswith(_PREFIX) and suffix in ("json", "beat"):
+            times.setdefault(name, {})[suffix] = _modified(fs, info)
+    claims = {}
+    for name, by_suffix in times.items():
+        if "json" in by_suffix:  # else the beat of one that was taken over
+            claims[name] = _content(fs, _path(root, name, "json")) | {"held": "beat" in by_suffix, "seen": max(by_suffix.values())}
+    return claims
+
+
+def _content(fs: Any, path: str) -> dict[str, Any]:
+    try:
+        value = json.loads(read_bytes(fs, path).to_pybytes())
+    except (FileNotFoundError, ValueError):  # withdrawn meanwhile, or damaged
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _modified(fs: Any, info: Any) -> float:
+    modified = info.mtime
+    if modified is None:  # pyarrow asks fsspec for a time under one of its names only
+        modified = fs.handler.fs.modified(info.path)
+    return float(modified.timestamp())
+
+
+def _path(root: str, name: str, suffix: str) -> str:
+    return f"{root}/{_PREFIX}{name}.{suffix}"
 
 
 def _this_process() -> dict[str, Any]:

@@ -10,6 +10,7 @@ from ray._common.utils import get_ray_address_file
 from ray._private.utils import read_ray_address
 from ray.train._internal.session import _TrainingResult
 from ray.tune.execution.experiment_state import _ExperimentCheckpointManager
+from ray.tune.progress_reporter import TrialProgressCallback
 
 UNFINISHED = "Trials did not complete"  # how Tune's line about trials that failed begins; each of them has had its own
 
@@ -58,6 +59,8 @@ def _forget(manager: Any, save_fn: Callable[[], None], force: bool = False, wait
         controller._trials[:] = [trial for trial in controller._trials if trial not in forgotten]
         for trials in (*ended, controller._trials_to_cache):
             trials -= forgotten
+        callbacks = controller._callbacks._callbacks
+        callbacks[:] = [callback for callback in callbacks if not isinstance(callback, TrialProgressCallback)]  # prints nothing, keeps all
     if force:
         _snapshot(manager, save_fn, force, wait)
 

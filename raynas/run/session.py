@@ -1,5 +1,6 @@
 """One session of a run on Ray: a new run, or the continuation of an interrupted one."""
 
+import gc
 import inspect
 import json
 import os
@@ -233,7 +234,8 @@ class Session:
             run_config=run_config(self.uri, "tune", recorder, config.max_failures, self._checkpoints(), self._stopper()),
         )
         recorder.display = Display(self.console)  # not before: Tune pickles the recorder in the line above
-        tuner.fit()
+        with still_heap():
+            tuner.fit()
 
     def _stopper(self) -> Any:
         """Ends trials of a trainable without a plan at --max-epochs: they need not know it."""
@@ -325,6 +327,17 @@ def _tune_environment() -> Iterator[None]:
     finally:
         for key in changed:
             del os.environ[key]
+
+
+@contextmanager
+def still_heap() -> Iterator[None]:
+    """Spares the garbage collector what is there already, as all modules: to look through that would hold up the control loop."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 @contextmanager
