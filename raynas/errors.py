@@ -1,4 +1,4 @@
-"""Every error that raynas raises on purpose; a command turns each into one line and exit code 2."""
+"""Every error that raynas raises on purpose; a command turns each into one line and exit code 2, a `StorageLost` into 75."""
 
 
 class RaynasError(Exception):
@@ -25,9 +25,17 @@ class ResultsError(RaynasError):
     """A run folder is missing, damaged, or already holds another run."""
 
 
+class DamagedError(ResultsError):
+    """A file of a run folder does not hold what it should; to read it again does not help."""
+
+
 class ConfigError(RaynasError):
     """A configuration value or a combination of values is not allowed."""
 
 
 class ResumeError(RaynasError):
     """A saved state cannot be restored."""
+
+
+class StorageLost(RaynasError):
+    """The storage of a run refuses or hangs for too long, or another process has taken the folder over; the run can be resumed."""

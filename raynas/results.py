@@ -1,7 +1,7 @@
 """The tables of a run folder, and their reader; what writes them is raynas/run/store.py.
 
     trials.parquet, reports.parquet               one row a trial, one row a report
-    parts/KIND-SEQUENCE-RANDOM.parquet            rows not merged yet; KIND is trials, reports or started (trials under way)
+    parts/KIND-SEQUENCE-RANDOM[-LEVEL].parquet    rows not merged yet; KIND is trials, reports or started (trials under way)
     errors/TRIAL_ID.txt                           the whole text of an error
     config.json, best.json, ...                   see raynas/storage.py
 
@@ -11,11 +11,15 @@ version of raynas wrote, with fewer columns, is read too.
 
 What lets a writer be killed at any moment, and a reader read meanwhile:
 
-* every file appears by a rename, complete; temporary files are called `.tmp-*`, without a suffix, and nobody reads them;
-* the reports of a trial are written before its row in trials;
-* parts are merged into the tables above by writing the merged file first and deleting the parts afterwards, oldest first.
-  Rows present twice in between are recognised by their key: of equal trials the last counts, of equal reports the first;
-* a reader lists the parts, reads them, and reads the merged files last: what leaves a part meanwhile is in the merged file.
+* every file appears complete: by a rename, or by a single PUT; temporary files are called `.tmp-*`, and nobody reads them;
+* the reports of a trial are written before its row in trials, and before a row in started whose checkpoint they led to;
+* while a run lives, all parts of one level, once there are many, are merged into one of the next level, which takes the sequence number
+  of the oldest of them; so parts sorted by sequence, the higher level first, are in the order in which their rows were written;
+* at the end all parts are merged into the tables above. Whatever is merged, the new file is written first and the parts are deleted
+  afterwards, oldest first. Rows present twice in between are recognised by their key: of equal trials the last counts, of equal reports
+  the first;
+* a reader lists the parts, reads them, and reads the merged tables last: what leaves a part meanwhile is there. It lists them again
+  until none has gone and none of a higher level has come, as a listing may miss both what is merged and what it is merged into.
 """
 
 import re
@@ -28,9 +32,9 @@ import pyarrow.compute as pc
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from raynas.errors import ResultsError
+from raynas.errors import DamagedError, ResultsError
 from raynas.outcome import COSTS, METRICS, Outcome
-from raynas.storage import filesystem, first_line, read_bytes
+from raynas.storage import filesystem, first_line, list_files, read_bytes
 
 _ATTEMPTS = 10  # readings of a folder whose parts a live writer keeps merging
 
@@ -59,7 +63,8 @@ STARTED = _schema(_TRIAL | {"started_at": TIME}, {"checkpoint": pa.string(), "bu
 
 SCHEMAS = {"started": STARTED, "reports": REPORTS, "trials": TRIALS}  # in the order in which a flush writes them
 RESERVED = frozenset(name for schema in SCHEMAS.values() for name in schema.names) - METRICS.keys()  # no names for metrics
-_PART = re.compile(r"(trials|reports|started)-(\d{8})-[0-9a-f]{8}\.parquet")
+_KEYS = {"started": (["trial_id"], "max"), "reports": (["trial_id", "epoch"], "min"), "trials": (["trial_id"], "max")}  # which row counts
+_PART = re.compile(r"(trials|reports|started)-(\d{8})-[0-9a-f]{8}(?:-(\d+))?\.parquet")
 
 
 class Tables(NamedTuple):
@@ -112,7 +117,7 @@ def _parse(data: Any, path: str, kind: str) -> Any:
         ]
         return pa.table(columns, names=schema.names).cast(schema)
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
-        raise ResultsError(
+        raise DamagedError(
             f"{path} is damaged ({first_line(error)}); put a copy of it in its place, or move it elsewhere: the rest can be read without it"
         ) from error
 
@@ -125,20 +130,24 @@ def _merged(fs: Any, root: str, kind: str) -> Any:
         return SCHEMAS[kind].empty_table()
 
 
-def list_parts(fs: Any, root: str) -> list[str]:
-    """Paths of the part files, oldest first within a kind."""
-    if isinstance(fs, pafs.PyFileSystem):
-        fs.handler.fs.invalidate_cache()  # fsspec may remember a listing that a live run has changed since
-    infos = fs.get_file_info(pafs.FileSelector(f"{root}/parts", allow_not_found=True))
-    return sorted(info.path for info in infos if _PART.fullmatch(info.base_name))
+class Part(NamedTuple):
+    """A part file; sorted, those of a kind are in the order of their rows."""
+
+    kind: str
+    sequence: int
+    depth: int  # minus the level: 0 of what was flushed, 1 of ten of those, ...
+    path: str
 
 
-def kind_of(path: str) -> str:
-    return path.rpartition("/")[2].partition("-")[0]
+def list_parts(fs: Any, root: str) -> list[Part]:
+    """The part files, oldest first within a kind."""
+    found = ((_PART.fullmatch(info.base_name), info.path) for info in list_files(fs, f"{root}/parts"))
+    return sorted(Part(match[1], int(match[2]), -int(match[3] or 0), path) for match, path in found if match)
 
 
-def _unique(table: Any, keys: list[str], keep: str) -> Any:
-    """The rows with different `keys`, in the order they have; of equal ones the first (keep="min") or the last ("max")."""
+def unique(kind: str, table: Any) -> Any:
+    """Of rows with equal keys the one that counts, in the order they have."""
+    keys, keep = _KEYS[kind]
     numbered = table.select(keys).append_column("row", pa.array(range(len(table)), pa.int64()))
     rows = numbered.group_by(keys).aggregate([("row", keep)])[f"row_{keep}"].combine_chunks()
     return table if len(rows) == len(table) else table.take(rows.take(pc.sort_indices(rows)))
@@ -146,10 +155,10 @@ def _unique(table: Any, keys: list[str], keep: str) -> Any:
 
 def _arrange(rows: Mapping[str, list[Any]]) -> Tables:
     """One sorted table a kind, without the rows that are there twice."""
-    trials = _unique(united("trials", rows["trials"]), ["trial_id"], "max").sort_by("order")
-    started = _unique(united("started", rows["started"]), ["trial_id"], "max").sort_by("order")
+    trials = unique("trials", united("trials", rows["trials"])).sort_by("order")
+    started = unique("started", united("started", rows["started"])).sort_by("order")
     started = started.filter(pc.invert(pc.is_in(started["trial_id"], value_set=trials["trial_id"].combine_chunks())))
-    reports = _unique(united("reports", rows["reports"]), ["trial_id", "epoch"], "min")
+    reports = unique("reports", united("reports", rows["reports"]))
     known = pa.concat_tables([trials.select(["trial_id", "order"]), started.select(["trial_id", "order"])]).combine_chunks()
     order = known["order"].take(pc.index_in(reports["trial_id"], value_set=known["trial_id"].combine_chunks()))
     keys = reports.append_column("order", order)
@@ -157,21 +166,36 @@ def _arrange(rows: Mapping[str, list[Any]]) -> Tables:
     return Tables(trials, reports.take(rank), started)
 
 
-def collect(fs: Any, root: str) -> tuple[Tables, list[str]]:
-    """Everything in the folder, and the parts that went into it."""
-    for _ in range(_ATTEMPTS):
-        parts = list_parts(fs, root)
+def read_parts(fs: Any, parts: Sequence[Part]) -> list[Any]:
+    """The tables in some parts, None for one that is gone."""
+
+    def content(part: Part) -> Any:
         try:
-            with ThreadPoolExecutor(8) as pool:  # on remote storage the time goes into waiting
-                contents = list(pool.map(lambda path: read_bytes(fs, path), parts))
+            return read_bytes(fs, part.path)
         except FileNotFoundError:
-            continue  # a live writer has merged it meanwhile: look again
-        rows: dict[str, list[Any]] = {"started": [STARTED.empty_table()]}
-        rows["trials"] = [_merged(fs, root, "trials")]
-        rows["reports"] = [_merged(fs, root, "reports")]  # after trials: a trial that is seen has its reports
-        for path, data in zip(parts, contents, strict=True):
-            rows[kind_of(path)].append(_parse(data, path, kind_of(path)))
-        return _arrange(rows), parts
+            return None
+
+    with ThreadPoolExecutor(8) as pool:  # on remote storage the time goes into waiting
+        contents = list(pool.map(content, parts))
+    return [None if data is None else _parse(data, part.path, part.kind) for part, data in zip(parts, contents, strict=True)]
+
+
+def collect(fs: Any, root: str) -> tuple[Tables, list[Part]]:
+    """Everything in the folder, and the parts that went into it."""
+    read: dict[Part, Any] = {}
+    gone = True
+    for _ in range(_ATTEMPTS):
+        new = [part for part in list_parts(fs, root) if part not in read]
+        if not gone and not any(part.depth for part in new):
+            rows: dict[str, list[Any]] = {"started": [STARTED.empty_table()]}
+            rows["trials"] = [_merged(fs, root, "trials")]
+            rows["reports"] = [_merged(fs, root, "reports")]  # after trials: a trial that is seen has its reports
+            for part in sorted(read):
+                rows[part.kind].append(read[part])
+            return _arrange(rows), sorted(read)
+        tables = read_parts(fs, new)
+        read |= {part: table for part, table in zip(new, tables, strict=True) if table is not None}
+        gone = any(table is None for table in tables)  # a live writer has merged it meanwhile: look again
     raise ResultsError(f"{root} changes faster than it can be read; try again")
 
 

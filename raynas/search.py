@@ -13,9 +13,10 @@ from rich.console import Console
 from raynas import results
 from raynas.cli import DONE, FAILED, INTERRUPTED, Parser, add_flags, run_command
 from raynas.config import RunConfig, Settings, assign
+from raynas.run.lock import Lock
 from raynas.run.session import Session
-from raynas.run.settings import new_run, resumed_run
-from raynas.run.summary import Run, lines
+from raynas.run.settings import check_free, new_run, resumed_run
+from raynas.run.summary import Run, lines, resume_command
 from raynas.storage import read_yaml
 
 
@@ -48,16 +49,20 @@ def resume_search(folder: str, *, show: bool = False, **settings: Unpack[Setting
 
 def _new(given: Mapping[str, Any], console: Console) -> Run:
     config, uri = new_run(given)
-    return _searched(Session(config, uri, console))
+    session = Session(config, uri, console)
+    with Lock(uri, resume_command(uri)) as lock:
+        check_free(uri)  # another search may have been here since
+        return _searched(session, lock)
 
 
 def _resumed(folder: str, given: Mapping[str, Any], console: Console) -> Run:
     config = resumed_run(folder, given)
-    return _searched(Session(config, folder, console, results.read(folder)))
+    with Lock(folder, resume_command(folder)) as lock:
+        return _searched(Session(config, folder, console, results.read(folder)), lock)
 
 
-def _searched(session: Session) -> Run:
-    run = session.run()
+def _searched(session: Session, lock: Lock) -> Run:
+    run = session.run(lock.check)
     for line in lines(run, session.plan.optimum, session.hint):
         session.console.out(line, highlight=False)
     return run

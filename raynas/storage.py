@@ -5,6 +5,7 @@ import math
 import os
 import secrets
 from collections.abc import Mapping
+from contextlib import suppress
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,10 @@ import pyarrow.fs as pafs
 import yaml
 
 from raynas.errors import ConfigError, ResultsError
+
+_OBJECT_STORES = frozenset(
+    {"s3", "s3a", "gcs", "gs", "abfs", "abfss", "az", "adl", "oss", "oci", "r2"}
+)  # types of pyarrow, protocols of fsspec
 
 
 def filesystem(uri: str) -> tuple[Any, str]:
@@ -27,12 +32,21 @@ def filesystem(uri: str) -> tuple[Any, str]:
     if "://" not in uri:
         return pafs.LocalFileSystem(), os.path.abspath(os.path.expanduser(uri))
     try:
-        fs, path = pafs.FileSystem.from_uri(uri)
+        fs, path = _pyarrow(uri)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):  # a scheme that pyarrow does not know
         fs, path = _fsspec(uri)
     except OSError as error:
         raise ResultsError(f"cannot open {uri}: {first_line(error)}") from error
     return fs, path.rstrip("/") or "/"
+
+
+def _pyarrow(uri: str) -> Any:
+    """S3 with single PUTs of small files, where the version of pyarrow can; else each is an upload of several requests."""
+    option = "allow_delayed_open"
+    if uri.startswith("s3://") and option not in uri:
+        with suppress(pa.ArrowInvalid):
+            return pafs.FileSystem.from_uri(f"{uri}{'&' if '?' in uri else '?'}{option}=true")
+    return pafs.FileSystem.from_uri(uri)
 
 
 def _fsspec(uri: str) -> tuple[Any, str]:
@@ -65,17 +79,38 @@ def make_folder(fs: Any, path: str) -> None:
         raise ResultsError(f"cannot create the folder {path}: {first_line(error)}") from error
 
 
+def is_object_store(fs: Any) -> bool:
+    """Whether what is written appears as a whole when it is closed, as in S3; a rename is a copy and a deletion there."""
+    if isinstance(fs, pafs.PyFileSystem):
+        protocol = fs.handler.fs.protocol
+        return not _OBJECT_STORES.isdisjoint({protocol} if isinstance(protocol, str) else protocol)
+    return getattr(fs, "type_name", None) in _OBJECT_STORES
+
+
+def list_files(fs: Any, folder: str) -> list[Any]:
+    """Information about what is in a folder, as it is now; of one that does not exist, nothing."""
+    if isinstance(fs, pafs.PyFileSystem):
+        fs.handler.fs.invalidate_cache()  # fsspec may remember a listing that somebody has changed since
+    infos: list[Any] = fs.get_file_info(pafs.FileSelector(folder, allow_not_found=True))
+    return infos
+
+
 def write_bytes(fs: Any, path: str, data: Any, temporary_in: str | None = None) -> None:
-    """Writes a file that appears complete or not at all: under a temporary name in the folder `temporary_in`, or its own, then renamed.
+    """Writes a file that appears complete or not at all.
+
+    Object stores do so by themselves; elsewhere it is written under a temporary name in the folder `temporary_in`, or its own, and
+    renamed then.
 
     Raises:
         ResultsError: the storage refuses.
     """
-    temporary = f"{temporary_in or path.rpartition('/')[0]}/.tmp-{secrets.token_hex(8)}"
+    direct = is_object_store(fs)
+    temporary = path if direct else f"{temporary_in or path.rpartition('/')[0]}/.tmp-{secrets.token_hex(8)}"
     try:
         with fs.open_output_stream(temporary) as stream:
             stream.write(data)
-        fs.move(temporary, path)
+        if not direct:
+            fs.move(temporary, path)
     except OSError as error:
         raise ResultsError(f"cannot write {path}: {first_line(error)}") from error
 
@@ -106,10 +141,14 @@ def write_json(uri: str, name: str, value: Any) -> None:
     Raises:
         ResultsError: the storage refuses.
     """
-    text = json.dumps(finite(value), indent=2, allow_nan=False)
     fs, root = filesystem(uri)
     make_folder(fs, root)
-    write_bytes(fs, f"{root}/{name}", text.encode() + b"\n")
+    write_bytes(fs, f"{root}/{name}", json_bytes(value))
+
+
+def json_bytes(value: Any) -> bytes:
+    """Plain JSON as it is written into files; NaN and infinities become null."""
+    return json.dumps(finite(value), indent=2, allow_nan=False).encode() + b"\n"
 
 
 def read_json(uri: str, name: str) -> Any:

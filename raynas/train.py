@@ -24,6 +24,7 @@ from raynas import storage
 from raynas.cli import DONE, INTERRUPTED, Parser, add_flags, run_command
 from raynas.config import assign, make_config, provenance
 from raynas.errors import ConfigError, ResultsError, ResumeError
+from raynas.run.lock import Lock, refuse_held
 from raynas.run.tensorboard import SummaryWriter
 from raynas.spaces import published
 from trainables.learning.data import load
@@ -104,9 +105,14 @@ def _main(argv: Sequence[str] | None) -> int:
     config = config.model_copy(update=_told(subject))
     out = config.out or f"runs/train-{config.dataset.partition(':')[0]}-{datetime.now():%Y%m%d-%H%M%S}"
     out = out if "://" in out else os.path.expanduser(out)
+    refuse_held(out)
+    _check_free(out)
+    return train(config, out)
+
+
+def _check_free(out: str) -> None:
     if storage.exists(out, "config.json"):
         raise ResultsError(f"{out} already holds a run; go on with it by --resume {out}, or choose another --out")
-    return train(config, out)
 
 
 def _given(flags: Mapping[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
@@ -192,15 +198,22 @@ def train(config: TrainConfig, out: str, resume: bool = False) -> int:
     data = load(config.dataset, config.seed, recipe.validation, config.data_dir)
     limits = config.epochs, config.batch_size
     trainer = Trainer(space, arch, data, recipe, team.device, config.seed, *limits, compiled=config.compile)
-    if resume:
-        restore(trainer, out)
-    with team:
-        if not resume:
-            storage.write_json(out, "config.json", {"config": config.model_dump(exclude={"out"})} | provenance())
-        counts = f"{len(data.train)} images to train, {len(data.valid)} to validate, {len(data.test)} to test"
-        console.out(f"{arch.space} {arch.id} on {config.dataset} ({counts}), recipe {recipe.name}, {team}")
-        console.out(f"{trainer.parameters:,} parameters, {trainer.flops / 1e6:,.1f} M multiply-accumulates; {out}")
-        return _train(trainer, subject, team, config.export, out, console)
+    with Lock(out, _resume_command(out)) as lock:
+        if resume:
+            restore(trainer, out)
+        else:
+            _check_free(out)  # another training may have been here since
+        with team:
+            if not resume:
+                storage.write_json(out, "config.json", {"config": config.model_dump(exclude={"out"})} | provenance())
+            counts = f"{len(data.train)} images to train, {len(data.valid)} to validate, {len(data.test)} to test"
+            console.out(f"{arch.space} {arch.id} on {config.dataset} ({counts}), recipe {recipe.name}, {team}")
+            console.out(f"{trainer.parameters:,} parameters, {trainer.flops / 1e6:,.1f} M multiply-accumulates; {out}")
+            return _train(trainer, subject, team, config.export, out, console, lock)
+
+
+def _resume_command(out: str) -> str:
+    return f"python -m raynas.train --resume {shlex.quote(out)}"
 
 
 def _team(config: TrainConfig) -> Team:
@@ -213,7 +226,7 @@ def _team(config: TrainConfig) -> Team:
     return RayWorkers(config.workers, config.device, partial(connect, config.address))
 
 
-def _train(trainer: Trainer, subject: Subject, team: Team, format: str | None, out: str, console: Console) -> int:
+def _train(trainer: Trainer, subject: Subject, team: Team, format: str | None, out: str, console: Console, lock: Lock) -> int:
     """Lets the team train, and writes down and shows what it tells; returns the exit code."""
     writer, epoch, seconds = SummaryWriter(storage.join(out, "tensorboard")), trainer.epoch, trainer.train_seconds
     stream = team.train(trainer)
@@ -223,14 +236,14 @@ def _train(trainer: Trainer, subject: Subject, team: Team, format: str | None, o
                 milestone = next(stream)
             if milestone.state is None:
                 break
+            lock.check()
             write(out, CHECKPOINT, milestone.state)
             epoch += 1
             _show(milestone.report, seconds, trainer.epochs, writer, console)
             seconds = milestone.report["train_seconds"] or seconds
         _finish(trainer, subject, milestone.report, format, out, console)
     except KeyboardInterrupt:
-        resume_command = f"python -m raynas.train --resume {shlex.quote(out)}"
-        console.out(f"Interrupted after {epoch} of {trainer.epochs} epochs. Go on with: {resume_command}")
+        console.out(f"Interrupted after {epoch} of {trainer.epochs} epochs. Go on with: {_resume_command(out)}")
         return INTERRUPTED
     finally:
         writer.close()

@@ -55,23 +55,37 @@ def test_what_is_released_goes_with_the_next_deletion(there: Path) -> None:
     mine.release_saved({"path": "tune/s2/t1/checkpoint_1"})
     mine.release_saved({"path": "tune/s2/gone/checkpoint_1"})
     assert len(left(there)) == 4
-    mine.delete()
-    mine.delete()
+    delete = mine.deletion()
+    mine.release_saved({"path": "tune/s1/t2/checkpoint_1"})  # not before another deletion
+    assert delete is not None
+    delete()
+    delete()
     assert left(there) == {"s1/t2", "s2/t2"}
     assert (there / "tune" / "s1" / "t1" / "result.json").exists()
 
 
-def test_a_session_releases_what_it_has_replaced_only(there: Path) -> None:
+def test_a_session_releases_what_it_has_replaced(there: Path) -> None:
     mine = Checkpoints(str(there))
-    mine.release_replaced({"path": "tune/s2/t1/checkpoint_1"}, {"path": "tune/s2/t1/checkpoint_2"})  # Tune deletes these itself
-    mine.release_replaced({"path": "tune/s1/t1/checkpoint_1"}, {"path": "tune/s2/t1/checkpoint_1"})
-    mine.delete()
+    (there / "tune/s2/t1/checkpoint_3").mkdir()
+    mine.release_replaced({"path": "tune/s1/t1/checkpoint_2"}, {"path": "tune/s2/t1/checkpoint_1"})
+    delete = mine.deletion()
+    assert delete is not None
+    delete()
     assert left(there) == {"s1/t2", "s2/t1", "s2/t2"}
+    mine.release_replaced({"path": "tune/s2/t1/checkpoint_1"}, {"path": "tune/s2/t1/checkpoint_2"})
+    assert mine.deletion() is None  # two are kept
+    mine.release_replaced({"path": "tune/s2/t1/checkpoint_2"}, {"path": "tune/s2/t1/checkpoint_3"})
+    delete = mine.deletion()
+    assert delete is not None
+    delete()
+    assert sorted(path.name for path in (there / "tune/s2/t1").iterdir()) == ["checkpoint_2", "checkpoint_3"]
 
 
 def test_checkpoints_of_trials_that_go_on_stay(there: Path) -> None:
     mine = Checkpoints(f"file://{there}")
     mine.release_others("tune", [{"path": "tune/s1/t2/checkpoint_2"}])
     mine.release_others("nowhere", [])
-    mine.delete()
+    delete = mine.deletion()
+    assert delete is not None
+    delete()
     assert left(there) == {"s1/t2"}

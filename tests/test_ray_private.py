@@ -10,8 +10,12 @@ from types import SimpleNamespace
 import pytest
 from ray._common.utils import get_ray_address_file
 from ray.train._internal.session import _TrainingResult
-from ray.tune import Checkpoint, tune
+from ray.tune import Callback, Checkpoint, tune
+from ray.tune.callback import CallbackList
+from ray.tune.execution.experiment_state import _ExperimentCheckpointManager
+from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment import Trial
+from ray.tune.progress_reporter import TrialProgressCallback
 
 from raynas.run import ray_private
 
@@ -59,6 +63,45 @@ def test_a_trial_is_restored_from_what_it_is_told_to_start_from(tmp_path: Path) 
     assert isinstance(result, _TrainingResult)
     assert (result.checkpoint, result.metrics) == (checkpoint, metrics)
     assert trial.checkpoint == checkpoint
+
+
+def test_trials_that_have_ended_are_forgotten_and_no_snapshot_is_written_but_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = inspect.getsource(TuneController)
+    assert "self._checkpoint_manager.sync_up_experiment_state(\n            save_fn=self.save_to_dir, force=force, wait=wait" in source
+    kinds = {
+        name: f"self.{name}: {kind}[Trial] = "
+        for name, kind in {"_trials": "List", "_stopped_trials": "Set", "_failed_trials": "Set"}.items()
+    }
+    assert all(text in source for text in [*kinds.values(), "self._trials_to_cache: Set[Trial] = ", "self._callbacks = CallbackList("])
+    progress, mine = TrialProgressCallback(), Callback()
+    snapshots: list[bool] = []
+
+    class Controller:
+        def __init__(self) -> None:
+            self._trials = [f"t{i}" for i in range(250)]
+            self._stopped_trials, self._failed_trials = set(self._trials[:200:2]), set(self._trials[1:200:2])
+            self._trials_to_cache = set(self._trials)
+            self._callbacks = CallbackList([mine, progress])
+
+        def save_to_dir(self) -> None:
+            """What a snapshot would call."""
+
+    monkeypatch.setattr(ray_private, "_snapshot", lambda manager, save_fn, force, wait: snapshots.append(force))
+    controller, listed = Controller(), None
+    original = _ExperimentCheckpointManager.sync_up_experiment_state
+    with ray_private.forgetful():
+        listed = controller._trials
+        _ExperimentCheckpointManager.sync_up_experiment_state(None, save_fn=controller.save_to_dir)
+        assert controller._trials is listed
+        assert listed == [f"t{i}" for i in range(100, 250)]  # those under way, and the newest of those that have ended
+        assert controller._stopped_trials | controller._failed_trials == set(listed[:100])
+        assert controller._trials_to_cache == set(listed)
+        assert controller._callbacks._callbacks == [mine]
+        assert snapshots == []
+        _ExperimentCheckpointManager.sync_up_experiment_state(None, save_fn=controller.save_to_dir, force=True, wait=True)
+        assert snapshots == [True]
+    assert _ExperimentCheckpointManager.sync_up_experiment_state is ray_private._snapshot
+    monkeypatch.setattr(_ExperimentCheckpointManager, "sync_up_experiment_state", original)
 
 
 def test_what_repeats_the_errors_of_trials_is_silent() -> None:

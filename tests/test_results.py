@@ -20,7 +20,7 @@ from raynas import storage
 from raynas.errors import ResultsError
 from raynas.outcome import Outcome
 from raynas.results import REPORTS, RESERVED, STARTED, TRIALS, outcome_of, read
-from raynas.run.store import MAX_PARTS, RunStore
+from raynas.run.store import FAN_IN, RunStore
 
 
 @pytest.fixture(params=["path", "file", "memory"])
@@ -114,24 +114,27 @@ def test_a_second_store_adds_to_the_first(tmp_path: Path) -> None:
     assert read(str(tmp_path)).started["checkpoint"].to_pylist() == ["c3"]
 
 
-def test_rows_wait_until_enough_time_has_passed(tmp_path: Path) -> None:
-    store = RunStore(str(tmp_path))
-    store.maybe_flush(0.0)
-    add(store, 0)
-    store.maybe_flush(3600.0)
-    assert tree(tmp_path) == set()
-    store.maybe_flush(0.0)
-    assert keys(str(tmp_path))[0] == ["t0"]
-
-
-def test_many_parts_are_merged(tmp_path: Path) -> None:
-    store = RunStore(str(tmp_path))
-    for order in range(60):
-        add(store, order)
+def test_many_parts_are_merged_level_by_level(uri: str) -> None:
+    store = RunStore(uri)
+    written = []
+    write_bytes = store._write
+    store._write = lambda path, table: (written.append(len(table)), write_bytes(path, table))  # type: ignore[method-assign,func-returns-value]
+    orders = 2 * FAN_IN**2 + 3
+    for order in range(orders):
+        store.add_trial(trial(order % 150, wall_seconds=float(order)))
+        store.add_report(report(order % 150, 1, wall_seconds=float(order)))
+        store.add_started(started(500, checkpoint=f"c{order}"))
         store.flush()
-        assert len(tree(tmp_path / "parts")) <= MAX_PARTS
-    assert (tmp_path / "trials.parquet").exists()
-    assert keys(str(tmp_path))[0] == [f"t{order}" for order in range(60)]
+        store.merge_levels()
+        assert len(store._parts) <= 3 * 3 * (FAN_IN - 1)
+    assert {part.depth for part in store._parts} == {0, -2}
+    assert sum(written) <= 3 * 3 * orders  # no row is written more than once a level
+    for finish in (store.flush, store.close):
+        finish()
+        tables = read(uri)
+        assert tables.trials["wall_seconds"].to_pylist() == [float(i + 150 if i < orders - 150 else i) for i in range(150)]
+        assert tables.reports["wall_seconds"].to_pylist() == [float(i) for i in range(150)]
+        assert tables.started["checkpoint"].to_pylist() == [f"c{orders - 1}"]
 
 
 # Metrics that have no fixed column

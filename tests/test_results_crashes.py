@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 import pyarrow.fs as pafs
 import pytest
-from run_rows import add, keys, started, tree, trial
+from run_rows import add, keys, report, started, tree, trial
 
 from raynas import results, storage
 from raynas.errors import ResultsError
-from raynas.results import read
+from raynas.results import Part, read
+from raynas.run import store as store_module
 from raynas.run.store import RunStore
 
 
@@ -59,7 +60,7 @@ def test_a_kill_between_any_two_operations_loses_and_doubles_nothing(tmp_path: P
             store.add_trial(trial(9, wall_seconds=float(turn)))
             store.flush()
         expected = read(uri)
-        store._fs = DyingFileSystem(store._fs, lifetime)
+        store.fs = DyingFileSystem(store.fs, lifetime)
         try:
             store.compact()
             survived = True
@@ -74,7 +75,37 @@ def test_a_kill_between_any_two_operations_loses_and_doubles_nothing(tmp_path: P
         if survived:
             break
     assert survived
-    assert lifetime == 15  # three files written and renamed, nine parts deleted
+    assert lifetime == 18  # three files written and renamed, twelve parts deleted
+
+
+def test_a_kill_while_levels_are_merged_loses_and_doubles_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_module, "FAN_IN", 3)
+    for lifetime in range(100):
+        uri = str(tmp_path / str(lifetime))
+        store = RunStore(uri)
+        fs = store.fs
+        try:
+            for turn in range(9):
+                add(store, turn)
+                store.add_report(report(8, 1, wall_seconds=float(turn)))
+                store.add_started(started(8, checkpoint=f"c{turn}"))
+                store.add_trial(trial(9, wall_seconds=float(turn)))
+                store.fs = fs
+                store.flush()
+                expected = read(uri)
+                store.fs = DyingFileSystem(fs, lifetime if turn >= 5 else 1000)  # at 5 levels one and none, at 8 all three
+                store.merge_levels()
+                assert read(uri) == expected
+            break
+        except Killed:
+            assert read(uri) == expected
+            resumed = RunStore(uri)
+            resumed.merge_levels()
+            assert read(uri) == expected
+            resumed.close()
+            assert read(uri) == expected
+    assert turn == 8
+    assert lifetime > 20
 
 
 def test_a_kill_during_a_flush_leaves_no_trial_without_its_reports(tmp_path: Path) -> None:
@@ -84,7 +115,7 @@ def test_a_kill_during_a_flush_leaves_no_trial_without_its_reports(tmp_path: Pat
         storage.write_json(uri, "config.json", {})
         store = RunStore(uri)
         add(store, 0)
-        store._fs = DyingFileSystem(store._fs, lifetime)
+        store.fs = DyingFileSystem(store.fs, lifetime)
         try:
             store.flush()
         except Killed:
@@ -99,7 +130,7 @@ import sys
 from datetime import UTC, datetime
 from raynas.run import store as module
 uri, first, acknowledged = sys.argv[1], int(sys.argv[2]), sys.argv[3]
-module.MAX_PARTS = 7
+module.FAN_IN = 7
 store = module.RunStore(uri)
 with open(acknowledged, "a", buffering=1) as log:
     for order in range(first, 1_000_000):
@@ -110,6 +141,7 @@ with open(acknowledged, "a", buffering=1) as log:
             store.add_report({"trial_id": f"t{order}", "epoch": epoch})
         store.add_trial(row | {"status": "finished", "ended_at": now})
         store.flush()
+        store.merge_levels()
         log.write(f"{order}\\n")
 """
 
@@ -176,7 +208,7 @@ def test_a_part_that_disappears_while_reading_is_found_again_in_the_merged_file(
 
     monkeypatch.setattr(results, "list_parts", list_then_merge)
     assert keys(str(tmp_path)) == (["t0"], [("t0", 1), ("t0", 2)], [])
-    assert [len(parts) for parts in listings] == [3, 0]
+    assert [len(parts) for parts in listings] == [3, 0, 0]  # a second look follows each that was read
 
 
 @pytest.mark.parametrize("call", [1, 2])
@@ -197,7 +229,7 @@ def test_a_merge_between_the_reads_of_the_merged_files_shows_no_trial_without_it
                 monkeypatch.setattr(results, "_merged", merged)
                 add(store, 1)  # after the reader has listed the parts
                 store.flush()
-                store._fs = DyingFileSystem(store._fs, left)
+                store.fs = DyingFileSystem(store.fs, left)
                 with contextlib.suppress(Killed):
                     store.compact()
                 monkeypatch.setattr(results, "_merged", merge_then_read)
@@ -210,7 +242,7 @@ def test_a_merge_between_the_reads_of_the_merged_files_shows_no_trial_without_it
 
 def test_a_folder_that_never_holds_still_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     RunStore(str(tmp_path)).close()
-    monkeypatch.setattr(results, "list_parts", lambda fs, root: [f"{root}/parts/trials-00000001-00000000.parquet"])
+    monkeypatch.setattr(results, "list_parts", lambda fs, root: [Part("trials", 1, 0, f"{root}/parts/gone")])
     with pytest.raises(ResultsError, match=r"^\S+ changes faster than it can be read; try again$"):
         read(str(tmp_path))
 

@@ -1,9 +1,10 @@
 """The checkpoints of a run folder: how one is noted, given back to a trial that goes on, and deleted when nobody needs it."""
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from pyarrow.fs import FileSelector, FileType
@@ -15,8 +16,9 @@ from raynas.run.ray_private import start_from
 logger = logging.getLogger(__name__)
 
 NEVER = CheckpointConfig(checkpoint_at_end=False)
-# After each report, so that a trial loses one epoch at most; two, as the newest may be half written when all is killed.
-EACH_REPORT = CheckpointConfig(num_to_keep=2, checkpoint_frequency=1, checkpoint_at_end=False)
+# After each report, so that a trial loses one epoch at most. Tune keeps all: which one the row on disk points to is not Tune's to know.
+EACH_REPORT = CheckpointConfig(checkpoint_frequency=1, checkpoint_at_end=False)
+KEPT = 2  # of a trial under way: the newest may be half written when all is killed
 
 Saved = Mapping[str, Any]
 """What is kept of a checkpoint, as plain JSON: `path` in the run folder, `training_iteration` and `time_total_s`."""
@@ -43,6 +45,8 @@ class Checkpoints:
     def __init__(self, uri: str) -> None:
         self._fs, self._root = storage.filesystem(uri)
         self._obsolete: set[str] = set()  # folders of trials, in the run folder
+        self._replaced: list[str] = []  # single checkpoints, likewise
+        self._newest: dict[str, list[str]] = {}  # folder of a trial -> its newest checkpoints, the oldest first
 
     def noted(self, checkpoint: Any, result: Mapping[str, Any]) -> Saved:
         """What to keep of a checkpoint that led to `result`."""
@@ -57,16 +61,20 @@ class Checkpoints:
         return None
 
     def release(self, checkpoint: Any) -> None:
-        """Nobody needs the checkpoints of this one's trial any more: they go with the next `delete`."""
+        """Nobody needs the checkpoints of this one's trial any more: they go with the next `deletion`."""
         self._obsolete.add(folder_of({"path": self._inside(checkpoint)}))
 
     def release_saved(self, saved: Saved) -> None:
         """The same for a checkpoint of which only the note is left."""
         self._obsolete.add(folder_of(saved))
 
-    def release_replaced(self, before: Saved, now: Saved) -> None:
-        """The same for those of an earlier session, once this one has written its first."""
-        if folder_of(before) != folder_of(now):
+    def release_replaced(self, before: Saved | None, now: Saved) -> None:
+        """The same for those that `now` replaces: older ones of this session, and all of an earlier one, from which `before` is."""
+        newest = self._newest.setdefault(folder_of(now), [])
+        newest.append(str(now["path"]))
+        if len(newest) > KEPT:
+            self._replaced.append(newest.pop(0))
+        if before is not None and folder_of(before) != folder_of(now):
             self.release_saved(before)
 
     def release_others(self, folder: str, used: Collection[Saved]) -> None:
@@ -75,14 +83,22 @@ class Checkpoints:
         for session in self._folders(folder):
             self._obsolete.update(trial for trial in self._folders(session) if trial not in kept)
 
-    def delete(self) -> None:
-        """Deletes what was released."""
-        while self._obsolete:
-            for path in self._folders(self._obsolete.pop()):
-                try:
-                    self._fs.delete_dir(f"{self._root}/{path}")
-                except OSError as error:
-                    logger.warning("the checkpoint %s cannot be deleted: %s", path, error)
+    def deletion(self) -> Callable[[], None] | None:
+        """What deletes all that was released until now, once the rows allow it; None: nothing was."""
+        folders, single = self._obsolete, self._replaced
+        self._obsolete, self._replaced = set(), []
+        for folder in folders:
+            self._newest.pop(folder, None)
+        return partial(self._delete, folders, single) if folders or single else None
+
+    def _delete(self, folders: Collection[str], single: Collection[str]) -> None:
+        for path in [*single, *(path for folder in folders for path in self._folders(folder))]:
+            try:
+                self._fs.delete_dir(f"{self._root}/{path}")
+            except FileNotFoundError:  # with all others of its trial
+                continue
+            except OSError as error:
+                logger.warning("the checkpoint %s cannot be deleted: %s", path, error)
 
     def _inside(self, checkpoint: Any) -> str:
         return str(checkpoint.path).removeprefix(f"{self._root}/")

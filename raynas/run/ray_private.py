@@ -1,12 +1,16 @@
 """Everything of Ray's that is not public and that raynas needs all the same. tests/test_ray_private.py fails where Ray changes it."""
 
 import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ray._common.utils import get_ray_address_file
 from ray._private.utils import read_ray_address
 from ray.train._internal.session import _TrainingResult
+from ray.tune.execution.experiment_state import _ExperimentCheckpointManager
+from ray.tune.progress_reporter import TrialProgressCallback
 
 UNFINISHED = "Trials did not complete"  # how Tune's line about trials that failed begins; each of them has had its own
 
@@ -25,6 +29,40 @@ def left_address() -> tuple[str, Path] | None:
 def start_from(trial: Any, checkpoint: Any, metrics: dict[str, Any]) -> None:
     """Has Tune restore a trial that is about to start from `checkpoint`, just as it does after a node was lost."""
     trial._restore_checkpoint_result = _TrainingResult(checkpoint, metrics)
+
+
+_REMEMBERED = 100  # trials that have ended, in Tune's memory
+_snapshot = _ExperimentCheckpointManager.sync_up_experiment_state
+
+
+@contextmanager
+def forgetful() -> Iterator[None]:
+    """Has Tune forget trials that have ended, and write no snapshots of its state, as long as the context lasts.
+
+    It would keep every trial with its results, look at all of them in each turn, and write all of them into a file that we never read;
+    so it grew slower and larger with each. The moment of a snapshot, once a turn, is when the trials are forgotten.
+    """
+    _ExperimentCheckpointManager.sync_up_experiment_state = _forget
+    try:
+        yield
+    finally:
+        _ExperimentCheckpointManager.sync_up_experiment_state = _snapshot
+
+
+def _forget(manager: Any, save_fn: Callable[[], None], force: bool = False, wait: bool = False) -> None:
+    """In place of a snapshot by `save_fn`, a method of the TuneController; of the last one, which Tune looks for, before it."""
+    controller: Any = save_fn.__self__  # type: ignore[attr-defined]
+    ended = controller._stopped_trials, controller._failed_trials
+    if sum(map(len, ended)) >= 2 * _REMEMBERED:  # not in each turn
+        kept = [trial for trial in controller._trials if any(trial in trials for trials in ended)][-_REMEMBERED:]
+        forgotten = set.union(*ended).difference(kept)
+        controller._trials[:] = [trial for trial in controller._trials if trial not in forgotten]
+        for trials in (*ended, controller._trials_to_cache):
+            trials -= forgotten
+        callbacks = controller._callbacks._callbacks
+        callbacks[:] = [callback for callback in callbacks if not isinstance(callback, TrialProgressCallback)]  # prints nothing, keeps all
+    if force:
+        _snapshot(manager, save_fn, force, wait)
 
 
 def quieten() -> None:

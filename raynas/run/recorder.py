@@ -3,8 +3,9 @@
 import json
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Protocol
 
 from ray.tune import Callback
@@ -16,11 +17,11 @@ from raynas.outcome import COSTS, TEST_ACCURACY, Objective, budget_of, measured
 from raynas.results import RESERVED, TRIALS, Tables, metrics_of, outcome_of
 from raynas.run.checkpoints import Checkpoints
 from raynas.run.display import Display, Progress
-from raynas.run.failures import Failure, failure, write_error
+from raynas.run.failures import Failure, failure
 from raynas.run.resume import Earlier
 from raynas.run.schedulers import retell
-from raynas.run.store import RunStore
 from raynas.run.tensorboard import RunSummary
+from raynas.run.writer import Writer
 from raynas.spaces import SearchSpace
 
 logger = logging.getLogger(__name__)
@@ -62,6 +63,7 @@ class Recorder(Callback):  # type: ignore[misc]  # ray has no types
         per_trial: whether each trial gets a TensorBoard run.
         scheduler: gets the earlier reports of a trial that is resumed.
         before: what earlier sessions of this run have recorded.
+        guard: raises StorageLost where the folder is ours no more.
 
     Raises:
         ConfigError: a metric of the objective or of a limit has the name of a column of another meaning.
@@ -81,16 +83,17 @@ class Recorder(Callback):  # type: ignore[misc]  # ray has no types
         per_trial: bool = False,
         scheduler: Any | None = None,
         before: Tables | None = None,
+        guard: Callable[[], None] = lambda: None,
     ) -> None:
         for name in [*(metric.name for metric in objective.metrics), *(limit.metric for limit in objective.limits)]:
             if name in RESERVED:
                 raise ConfigError(f"{name} is a column of the tables that is no metric; report the metric under another name")
         self.uri, self.searcher, self.objective, self.space = uri, searcher, objective, space
         self.max_epochs, self.command, self.about, self.scheduler = max_epochs, command, dict(about), scheduler
-        self.store = RunStore(uri)
         self.checkpoints = Checkpoints(uri)
         self.earlier = Earlier(before)
-        self.summary = RunSummary(storage.join(uri, "tensorboard"), per_trial)
+        self.summary = RunSummary(storage.join(uri, "tensorboard"), per_trial)  # only the writer's thread uses it
+        self.store = Writer(uri, self._say, self.summary.flush, guard)
         self.display: Display | None = None
         self.progress = Progress(trials, objective)
         self.best: dict[str, Any] | None = None  # the row of the best trial
@@ -127,23 +130,21 @@ class Recorder(Callback):  # type: ignore[misc]  # ray has no types
         self._epochs[trial_id] = epoch
         metrics = {name: value for name, value in self._stored(measured(result)).items() if name not in COSTS}
         self.store.add_report(metrics | {"wall_seconds": result.get("time_total_s"), "trial_id": trial_id, "epoch": epoch})
-        self.summary.report(trial_id, epoch, metrics)
+        self.store.then(partial(self.summary.report, trial_id, epoch, metrics))
 
     def on_checkpoint(self, iteration: int, trials: list[Any], trial: Any, checkpoint: Any, **info: Any) -> None:
-        """A checkpoint is complete; Tune deletes the last but one next.
+        """A checkpoint is complete.
 
-        The flush writes the row that points to the last one, and every report that led to this one; so the row on disk always
-        points to a checkpoint that exists, and no report after it is missing.
+        The row that points to it is written after every report that led to it, and what it replaces is deleted after that row; so the
+        row on disk always points to a checkpoint that exists, and no report before it is missing.
         """
         if trial.last_result.get("done"):  # the trial ends next
             return
-        self.store.flush()
         row = self._rows[trial.trial_id]
         before, now = row["checkpoint"], self.checkpoints.noted(checkpoint, trial.last_result)
         row["checkpoint"] = json.dumps(now)
         self.store.add_started(row)
-        if before is not None:
-            self.checkpoints.release_replaced(json.loads(before), now)
+        self.checkpoints.release_replaced(before and json.loads(before), now)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial ended by itself or by its scheduler."""
@@ -158,20 +159,25 @@ class Recorder(Callback):  # type: ignore[misc]  # ray has no types
         self._end(trial, failure(trial))
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        """Once per turn of the control loop: writes what is due."""
+        """Once per turn of the control loop: has written what is due.
+
+        Raises:
+            StorageLost: the storage has not answered for too long, so the run must end.
+        """
         new = self.searcher.refits[self._refits :]
         for refit in new:
-            self.summary.refit(self.progress.ended, refit.seconds, refit.mae, refit.rank_correlation, refit.observations)
+            numbers = refit.seconds, refit.mae, refit.rank_correlation, refit.observations
+            self.store.then(partial(self.summary.refit, self.progress.ended, *numbers))
             self.progress.mae = refit.mae if refit.mae is not None else self.progress.mae
         self._refits += len(new)
         if self.searcher.memory != self.memory:
             self.memory = self.searcher.memory
-            storage.write_json(self.uri, _MEMORY, self.memory)
-        self.store.maybe_flush()
-        if self.store.flushed_all:
-            self.checkpoints.delete()
-            if not self._best_written:
-                self.write_best()
+            self.store.put_json(_MEMORY, self.memory)
+        if deletion := self.checkpoints.deletion():
+            self.store.then(deletion)
+        if not self._best_written:
+            self.write_best()
+        self.store.check()
         self.progress.seconds = self._seconds()
         if self.display is not None:
             self.display.show(self.progress)
@@ -222,16 +228,19 @@ class Recorder(Callback):  # type: ignore[misc]  # ray has no types
         row |= {"wall_seconds": (now - row["started_at"]).total_seconds()} | self._stored(outcome.metrics)
         row |= {"status": outcome.status, "error": outcome.error, "ended_at": now}
         row["epochs"] = int(outcome.budget) if measured(result) else None
-        row["error_file"] = failed and write_error(self.uri, row["trial_id"], failed.text)
+        row["error_file"] = failed and f"errors/{row['trial_id']}.txt"
+        if failed:
+            self.store.put(row["error_file"], failed.text.encode())
         self.store.add_trial(row)
         if outcome.status == "failed":
             text = f"; see {storage.join(self.uri, row['error_file'])}" if failed else ""
             self._say(f"trial {row['trial_id']} failed: {outcome.error}{text}")
-        self.summary.trial_closed(row["trial_id"])
+        self.store.then(partial(self.summary.trial_closed, row["trial_id"]))
         self.progress.running -= 1
         self._count(row)
         if self.best is not None:
-            self.summary.trial_done(self.progress.ended, self._seconds(), self.progress.train_seconds, self._incumbent(self.best))
+            spent = self.progress.ended, self._seconds(), self.progress.train_seconds
+            self.store.then(partial(self.summary.trial_done, *spent, self._incumbent(self.best)))
 
     def _release(self, trial: Any, noted: str | None) -> None:
         """Nobody needs the checkpoints of a trial that has ended, but for those that a user's function writes on its own."""
@@ -276,19 +285,30 @@ class Recorder(Callback):  # type: ignore[misc]  # ray has no types
         return self.earlier.seconds + time.monotonic() - self._began
 
     def write_best(self, recommended: Arch | None = None) -> None:
-        """Writes `best.json`, if there is a best architecture; what the searcher recommends is known at the end only."""
+        """Has `best.json` written, if there is a best architecture; what the searcher recommends is known at the end only."""
         self._best_written = True
         if self.best is not None:
             value = {"arch": json.loads(self.best["arch"])} | {key: self.best.get(key) for key in _BEST}
             value |= {name: number for name, number in metrics_of(self.best).items() if name not in value}
             value |= self.about | {"recommended": recommended and recommended.to_config(), "train": self.command}
-            storage.write_json(self.uri, "best.json", value)
+            self.store.put_json("best.json", value)
 
     def close(self) -> None:
-        """Writes everything and merges the parts."""
-        self.store.close()
-        self.checkpoints.delete()
-        self.write_best(self.searcher.recommend())
-        self.summary.close()
-        if self.display is not None:
-            self.display.close(self.progress)
+        """Writes everything and merges the parts.
+
+        Raises:
+            StorageLost: the storage has not answered for too long.
+        """
+        try:
+            self.write_best(self.searcher.recommend())
+            for action in (self.checkpoints.deletion(), self.summary.close):
+                if action is not None:
+                    self.store.then(action)
+            self.store.close()
+        finally:
+            if self.display is not None:
+                self.display.close(self.progress)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Tune pickles callbacks, which nobody ever unpickles; a thread does not travel."""
+        return {"about": self.about}

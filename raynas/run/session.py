@@ -1,9 +1,10 @@
 """One session of a run on Ray: a new run, or the continuation of an interrupted one."""
 
+import gc
 import inspect
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -23,7 +24,7 @@ from raynas.results import Tables
 from raynas.run.checkpoints import EACH_REPORT, NEVER, run_config
 from raynas.run.connect import connect
 from raynas.run.display import Display
-from raynas.run.ray_private import quieten
+from raynas.run.ray_private import forgetful, quieten
 from raynas.run.recorder import Recorder
 from raynas.run.schedulers import make_scheduler, remembers, replay
 from raynas.run.slots import needs_of, slots
@@ -117,20 +118,27 @@ class Session:
             problem = f"{type(error).__name__}: {error}"
             raise ConfigError(f"searcher {config.searcher!r} cannot be made with {config.searcher_options}: {problem}") from error
 
-    def run(self) -> Run:
-        """Runs to the end, or until Ctrl-C; what is known then is on disk. A Ray that was running before is left running."""
+    def run(self, guard: Callable[[], None] = lambda: None) -> Run:
+        """Runs to the end, or until Ctrl-C; what is known then is on disk. A Ray that was running before is left running.
+
+        Args:
+            guard: raises StorageLost where the folder is ours no more.
+
+        Raises:
+            StorageLost: the storage has not answered for too long.
+        """
         done = 0 if self.before is None else len(self.before.trials)
         left, room = self.config.trials - done, 0
         if left <= 0:
             self.console.print(f"{done} trials are done, {self.config.trials} were asked for: nothing is left to do", highlight=False)
         with ExitStack() as stack:
             stack.enter_context(_tune_environment())
+            stack.enter_context(forgetful())
+            self._write_config()  # before anything is known: a folder with a configuration can be resumed, whatever happens next
             if left > 0:
-                grows = stack.enter_context(_cluster(self.config.address))
-                room = slots(self.config, [node["Resources"] for node in ray.nodes() if node["Alive"]], grows)
-            recorder = self._recorder()
+                room = self._join(stack)
+            recorder = self._recorder(guard)
             try:
-                self._write_config()  # before anything is known: a folder with a configuration can be resumed, whatever happens next
                 self._tell(recorder)
                 if left > 0 and self.supernets is not None:
                     archs = self.supernets.search(room, self.console)
@@ -148,6 +156,21 @@ class Session:
             self.console.print(f"warning: {name} never proposed anything, so this was random search: {problem}", soft_wrap=True)
         return read_run(self.uri, self.config, self.objective, recorder.progress, self.searcher.exhausted)
 
+    def _join(self, stack: ExitStack) -> int:
+        """Joins or starts a cluster for as long as `stack` is open; how many trials have room there at once.
+
+        Raises:
+            ConfigError: there is none, or no room; of a new run nothing is left behind.
+        """
+        try:
+            grows = stack.enter_context(_cluster(self.config.address))
+            return slots(self.config, [node["Resources"] for node in ray.nodes() if node["Alive"]], grows)
+        except RaynasError:
+            if self.before is None:
+                fs, root = storage.filesystem(self.uri)
+                fs.delete_file(f"{root}/config.json")
+            raise
+
     def _write_config(self) -> None:
         """What a resumed run was told to change counts for later sessions too."""
         config = {"config": self.config.model_dump()}
@@ -157,7 +180,7 @@ class Session:
             config = storage.read_json(self.uri, "config.json") | config
         storage.write_json(self.uri, "config.json", config)
 
-    def _recorder(self) -> Recorder:
+    def _recorder(self, guard: Callable[[], None]) -> Recorder:
         config = self.config
         return Recorder(
             self.uri,
@@ -171,6 +194,7 @@ class Session:
             per_trial=config.tensorboard_trials,
             scheduler=self.scheduler if remembers(self.scheduler) else None,
             before=self.before,
+            guard=guard,
         )
 
     def _tell(self, recorder: Recorder) -> None:
@@ -210,7 +234,8 @@ class Session:
             run_config=run_config(self.uri, "tune", recorder, config.max_failures, self._checkpoints(), self._stopper()),
         )
         recorder.display = Display(self.console)  # not before: Tune pickles the recorder in the line above
-        tuner.fit()
+        with still_heap():
+            tuner.fit()
 
     def _stopper(self) -> Any:
         """Ends trials of a trainable without a plan at --max-epochs: they need not know it."""
@@ -302,6 +327,17 @@ def _tune_environment() -> Iterator[None]:
     finally:
         for key in changed:
             del os.environ[key]
+
+
+@contextmanager
+def still_heap() -> Iterator[None]:
+    """Spares the garbage collector what is there already, as all modules: to look through that would hold up the control loop."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 @contextmanager

@@ -8,6 +8,7 @@ or failed), `epoch, valid_accuracy` (of the supernet), `seconds, arch, error` an
 import json
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from pyarrow.fs import FileType
@@ -19,7 +20,7 @@ from raynas.arch import Arch
 from raynas.config import RunConfig
 from raynas.errors import ConfigError
 from raynas.registry import check_options, resolve
-from raynas.run.checkpoints import EACH_REPORT, Checkpoints, run_config
+from raynas.run.checkpoints import EACH_REPORT, KEPT, Checkpoints, run_config
 from raynas.run.display import percent
 from raynas.run.failures import failure, write_error
 from raynas.spaces import make_space
@@ -108,7 +109,7 @@ class Supernets:
             tune.with_resources(self.trainable, {"cpu": config.cpus_per_trial, "gpu": config.gpus_per_trial}),
             param_space=self.trial_config | {"seed": tune.grid_search(log.open)},
             tune_config=tune.TuneConfig(max_concurrent_trials=slots, trial_dirname_creator=lambda trial: f"seed-{trial.config['seed']}"),
-            run_config=run_config(self.uri, FOLDER, log, config.max_failures, EACH_REPORT),
+            run_config=run_config(self.uri, FOLDER, log, config.max_failures, replace(EACH_REPORT, num_to_keep=KEPT)),
         )
         log.console = console  # not before: Tune pickles the log in the line above
         tuner.fit()
