@@ -31,3 +31,7 @@ class ConfigError(RaynasError):
 
 class ResumeError(RaynasError):
     """A saved state cannot be restored."""
+
+
+class RunLost(RaynasError):
+    """What a run needs has gone (its cluster, its storage); nothing that was known is lost, and the run can be resumed."""

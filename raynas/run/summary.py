@@ -79,7 +79,12 @@ def lines(run: Run, optimum: float | None = None, hint: str | None = None) -> It
     if run.exhausted:
         yield f"The space holds no more architectures: {ended} of {run.trials} trials were possible."
     elif not run.complete:
-        yield f"Interrupted after {ended} of {run.trials} trials. Go on with: python -m raynas.search --resume {shlex.quote(run.folder)}"
+        yield f"Interrupted after {ended} of {run.trials} trials. Go on with: {resume_command(run.folder)}"
+
+
+def resume_command(folder: str) -> str:
+    """The command line that goes on with a run."""
+    return f"python -m raynas.search --resume {shlex.quote(folder)}"
 
 
 def _described(run: Run, arch: Mapping[str, Any], row: Mapping[str, Any] | None, optimum: float | None = None) -> Iterator[str]:
