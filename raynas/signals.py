@@ -1,12 +1,13 @@
 """The signals by which a command is asked to stop: SIGINT (Ctrl-C), SIGTERM (`kill`, SLURM, Kubernetes) and SIGHUP (a closed terminal).
 
-A command notes the first of them, whenever it comes. It becomes one KeyboardInterrupt, raised where that does no harm: at once in code
-that may be left anywhere, at the end of what is `held` (modules that load, Ray that starts), or where `check` asks for it. All later
-ones change nothing: what is being closed is closed.
+A command notes the first of them. It becomes one KeyboardInterrupt, raised where that does no harm: at once in code that may be left
+anywhere, at the end of what is `held` (as while Ray starts), or where `check` asks for it. All later ones change nothing: what is being
+closed is closed.
 
 Handlers are installed by commands alone. A program that calls `raynas.run_search` keeps its own; there is nothing to hold or to check then.
 """
 
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,17 +21,20 @@ class _State:
     raised = False  # whether it has become a KeyboardInterrupt
     holds = 0  # contexts in which none is raised
     installed = False
+    loading = False  # whether the command has not begun
 
 
 def install() -> None:
-    """From now on signals are noted; to be called before anything heavy is imported, whose modules cannot be left half loaded.
+    """From now on signals are ours; to be called before anything heavy is imported, whose modules an exception cannot leave in order.
+
+    Until the command begins, nothing has been started that would have to be closed: it ends at once.
 
     What was ignored when the process began stays ignored, as `nohup` and the background jobs of a shell mean it.
     """
     for number in STOPPING:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _note)
-    _State.installed, _State.holds = True, 1
+    _State.installed, _State.loading, _State.holds = True, True, 1
 
 
 def installed() -> bool:
@@ -71,7 +75,7 @@ def held() -> Iterator[None]:
 @contextmanager
 def raising() -> Iterator[None]:
     """The body of a command: all of it may be left, but for what is held. What comes after it is as held."""
-    before, _State.holds = _State.holds, 0
+    before, _State.holds, _State.loading = _State.holds, 0, False
     try:
         check()
         yield
@@ -80,6 +84,9 @@ def raising() -> Iterator[None]:
 
 
 def _note(number: int, frame: FrameType | None) -> None:
+    if _State.loading:
+        os.write(2, b"interrupted\n")
+        os._exit(128 + number)
     if _State.received is None:
         _State.received = number
     if not _State.holds:
