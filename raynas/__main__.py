@@ -1,5 +1,10 @@
 """`python -m raynas COMMAND ...`; every command is also `python -m raynas.COMMAND ...`."""
 
+from raynas import signals
+
+if __name__ == "__main__":
+    signals.install()  # before what takes its time to load
+
 import sys
 from collections.abc import Sequence
 

@@ -1,11 +1,13 @@
 """What all commands share: flags made from a configuration, one line for a mistake, and the exit codes.
 
-0 done, 1 failed, 2 bad usage, 75 the storage was lost: resume later, 130 interrupted.
+0 done, 1 failed, 2 bad usage, 75 ended by what may pass (the same command goes on later), 129, 130 or 143 stopped by SIGHUP, SIGINT or
+SIGTERM.
 """
 
 import argparse
 import difflib
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from types import UnionType
@@ -13,9 +15,10 @@ from typing import Any, Literal, NoReturn, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
-from raynas.errors import RaynasError, StorageLost
+from raynas import signals
+from raynas.errors import RaynasError, RunLost
 
-DONE, FAILED, BAD_USAGE, AGAIN, INTERRUPTED = 0, 1, 2, 75, 130  # AGAIN: EX_TEMPFAIL of sysexits.h
+DONE, FAILED, BAD_USAGE, AGAIN, INTERRUPTED = 0, 1, 2, 75, 130
 
 
 class Repeated(argparse.Action):
@@ -91,15 +94,28 @@ def _converter(kinds: Sequence[type]) -> Callable[[str], Any]:
 
 
 def run_command(body: Callable[[], int]) -> int:
-    """Runs a command; a mistake of the user becomes one line on standard error and exit code 2."""
+    """Runs a command; a mistake of the user becomes one line on standard error and exit code 2, and a signal its own exit code."""
     try:
-        return body()
+        with signals.raising():
+            code = body()
+        return _stopped() if code == INTERRUPTED else code
+    except RunLost as error:
+        print(f"error: {error}", file=sys.stderr)
+        return AGAIN
     except RaynasError as error:
         print(f"error: {error}", file=sys.stderr)
-        return AGAIN if isinstance(error, StorageLost) else BAD_USAGE
+        return BAD_USAGE
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        return INTERRUPTED
+        return _stopped()
     except BrokenPipeError:  # the reader of our output went away, as `head` does; nothing more can be said
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
+    finally:
+        if signals.installed():  # all is said and done, and Python resets its own handlers before it ends
+            signals.ignore()
+
+
+def _stopped() -> int:
+    """The exit code of a command that a signal has stopped, as shells count."""
+    return 128 + (signals.received() or signal.SIGINT)

@@ -4,6 +4,11 @@ It writes `curves.parquet` (the incumbent after every trial of every run), `summ
 finished there is not run again, so an interrupted comparison goes on with the same command, and more seeds or searchers can be added.
 """
 
+from raynas import signals
+
+if __name__ == "__main__":
+    signals.install()  # before what takes its time to load
+
 import csv
 import io
 import multiprocessing
@@ -24,7 +29,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table as PrintedTable
 
 from raynas import storage
-from raynas.cli import DONE, Parser, add_flags, run_command
+from raynas.cli import DONE, INTERRUPTED, Parser, add_flags, run_command
 from raynas.config import assign, make_config, provenance
 from raynas.errors import ConfigError, ResultsError
 from raynas.outcome import TEST_ACCURACY, VALID_ACCURACY
@@ -102,7 +107,11 @@ def _main(argv: Sequence[str] | None) -> int:
     config = make_config(given | flags, CompareConfig)
     table = _checked(config)
     _claim(config)
-    curves = _run_all(config)
+    try:
+        curves = _run_all(config)
+    except KeyboardInterrupt:
+        print(f"Interrupted. What is finished is in {config.out}; the same command goes on.")
+        return INTERRUPTED
     rows = summarize(curves)
     for name, content in (("curves.parquet", _parquet(curves)), ("summary.csv", _csv(rows)), ("curves.png", plot(curves))):
         _write(config, name, content)
@@ -190,16 +199,18 @@ def _run_all(config: CompareConfig) -> pa.Table:
     context = multiprocessing.get_context("spawn")  # forking a process with threads of Arrow and torch is not safe
     with (
         Progress(*columns, console=Console(stderr=True), transient=True) as progress,
-        ProcessPoolExecutor(min(config.processes or os.cpu_count() or 1, max(len(missing), 1)), context) as pool,
+        ProcessPoolExecutor(min(config.processes or os.cpu_count() or 1, max(len(missing), 1)), context, signals.ignore) as pool,
     ):
         task = progress.add_task("runs", total=len(runs), completed=len(runs) - len(missing))
-        futures = [pool.submit(_run, config, *run) for run in missing]
         try:
-            for future in as_completed(futures):
+            for future in as_completed([pool.submit(_run, config, *run) for run in missing]):
                 future.result()
                 progress.advance(task)
         except BaseException:
-            pool.shutdown(cancel_futures=True)
+            with signals.held():
+                for process in multiprocessing.active_children():  # what is finished is on disk, and nobody waits for the rest
+                    process.kill()
+                pool.shutdown(cancel_futures=True)
             raise
     return pa.concat_tables([_read_part(config, _part(*run)) for run in runs])
 

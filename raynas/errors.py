@@ -1,4 +1,4 @@
-"""Every error that raynas raises on purpose; a command turns each into one line and exit code 2, a `StorageLost` into 75."""
+"""Every error that raynas raises on purpose; a command turns each into one line and exit code 2, a `RunLost` into 75."""
 
 
 class RaynasError(Exception):
@@ -37,5 +37,5 @@ class ResumeError(RaynasError):
     """A saved state cannot be restored."""
 
 
-class StorageLost(RaynasError):
-    """The storage of a run refuses or hangs for too long, or another process has taken the folder over; the run can be resumed."""
+class RunLost(RaynasError):
+    """What a run needs has gone (its cluster, its storage); nothing that was known is lost, and the run can be resumed."""

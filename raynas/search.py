@@ -3,6 +3,11 @@
 Without arguments: BANANAS, 150 trials, NAS-Bench-201's CIFAR-10 results from the installed package, on this machine.
 """
 
+from raynas import signals
+
+if __name__ == "__main__":
+    signals.install()  # before what takes its time to load
+
 import io
 import sys
 from collections.abc import Mapping, Sequence
@@ -10,14 +15,16 @@ from typing import Any, Unpack
 
 from rich.console import Console
 
-from raynas import results
+from raynas import storage
 from raynas.cli import DONE, FAILED, INTERRUPTED, Parser, add_flags, run_command
 from raynas.config import RunConfig, Settings, assign
 from raynas.run.lock import Lock
+from raynas.run.resume import read_earlier
 from raynas.run.session import Session
 from raynas.run.settings import check_free, new_run, resumed_run
 from raynas.run.summary import Run, lines, resume_command
 from raynas.storage import read_yaml
+from raynas.trust import is_own
 
 
 def run_search(*, show: bool = False, **settings: Unpack[Settings]) -> Run:
@@ -38,13 +45,17 @@ def run_search(*, show: bool = False, **settings: Unpack[Settings]) -> Run:
     return _returned(_new(settings, _console(show)))
 
 
-def resume_search(folder: str, *, show: bool = False, **settings: Unpack[Settings]) -> Run:
+def resume_search(folder: str, *, show: bool = False, trust: bool = False, **settings: Unpack[Settings]) -> Run:
     """Goes on with the run in `folder`, as `python -m raynas.search --resume` does; what changes, such as `trials`, is stored there.
+
+    Args:
+        trust: whether the run may load the code that its configuration names, and pickled checkpoints, though another user or another
+            machine began it. What is given as one of the `settings` may be loaded in any case.
 
     Raises:
         RaynasError, KeyboardInterrupt: as `run_search`; also where a setting would make it another search.
     """
-    return _returned(_resumed(folder, settings, _console(show)))
+    return _returned(_resumed(folder, settings, _console(show), trust))
 
 
 def _new(given: Mapping[str, Any], console: Console) -> Run:
@@ -55,14 +66,20 @@ def _new(given: Mapping[str, Any], console: Console) -> Run:
         return _searched(session, lock)
 
 
-def _resumed(folder: str, given: Mapping[str, Any], console: Console) -> Run:
-    config = resumed_run(folder, given)
+def _resumed(folder: str, given: Mapping[str, Any], console: Console, trust: bool) -> Run:
+    own = trust or is_own(folder)
+    config = resumed_run(folder, given, own)
     with Lock(folder, resume_command(folder)) as lock:
-        return _searched(Session(config, folder, console, results.read(folder)), lock)
+        return _searched(Session(config, folder, console, read_earlier(folder), own), lock)
 
 
 def _searched(session: Session, lock: Lock) -> Run:
-    run = session.run(lock.check)
+    try:
+        run = session.run(lock.check)
+    except KeyboardInterrupt:  # before the first trial, as while Ray starts
+        if storage.exists(session.uri, "config.json"):
+            session.console.out(f"Nothing is lost. Go on with: {resume_command(session.uri)}", highlight=False)
+        raise
     for line in lines(run, session.plan.optimum, session.hint):
         session.console.out(line, highlight=False)
     return run
@@ -85,6 +102,7 @@ def parser() -> Parser:
     made.add_argument("--config", metavar="FILE", help="configuration as YAML; flags and --set override it")
     made.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="any setting, e.g. searcher_options.pool=500")
     made.add_argument("--resume", metavar="DIR", help="goes on with the interrupted run in this folder")
+    made.add_argument("--trust", action="store_true", help="lets --resume load code and pickles that a run names which is not your own")
     add_flags(made, RunConfig)
     return made
 
@@ -96,13 +114,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(argv: Sequence[str] | None) -> int:
     flags = vars(parser().parse_args(argv))
-    path, assignments, folder = flags.pop("config"), flags.pop("set"), flags.pop("resume")
+    path, assignments, folder, trust = (flags.pop(name) for name in ("config", "set", "resume", "trust"))
     given = read_yaml(path) if path else {}
     named, stored = flags.pop("recipe", None), given.pop("recipe", None)
     assign(given, assignments)
     recipe = _recipe(named, given.pop("recipe", None), stored)
     given |= flags | ({} if recipe is None else {"recipe": recipe})
-    run = _new(given, Console()) if folder is None else _resumed(folder, given, Console())
+    run = _new(given, Console()) if folder is None else _resumed(folder, given, Console(), trust)
     if not run.complete:
         return INTERRUPTED
     return FAILED if run.failed else DONE

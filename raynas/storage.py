@@ -4,7 +4,7 @@ import json
 import math
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from numbers import Real
 from pathlib import Path
@@ -159,11 +159,37 @@ def read_json(uri: str, name: str) -> Any:
     """
     fs, root = filesystem(uri)
     try:
-        return json.loads(read_bytes(fs, f"{root}/{name}").to_pybytes())
+        return parse_json(read_bytes(fs, f"{root}/{name}").to_pybytes(), join(uri, name))
     except FileNotFoundError:
         raise ResultsError(f"{join(uri, name)} does not exist; is {uri} the folder of a run?") from None
+
+
+_DEPTH = 50  # of lists and mappings within each other; nothing of ours needs more than ten
+
+
+def parse_json(text: str | bytes, what: str) -> Any:
+    """The value in a text that may have been damaged or made to do harm; `what` names it.
+
+    Raises:
+        ResultsError: it is no JSON, is nested too deeply, or holds what is no text (half a character).
+    """
+    try:
+        value = json.loads(text)
+        json.dumps(value, ensure_ascii=False).encode()
+    except RecursionError:
+        raise ResultsError(f"{what} is damaged: its JSON is nested too deeply") from None
     except ValueError as error:
-        raise ResultsError(f"{join(uri, name)} is not valid JSON: {first_line(error)}") from error
+        raise ResultsError(f"{what} is not valid JSON: {first_line(error)}") from error
+    level = [value]
+    for _ in range(_DEPTH):
+        level = [item for outer in level for item in _items(outer)]
+    if level:
+        raise ResultsError(f"{what} is damaged: its JSON is nested too deeply")
+    return value
+
+
+def _items(value: Any) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
 
 
 def read_config(uri: str) -> dict[str, Any]:

@@ -5,6 +5,11 @@ published architecture. With --workers or --address, workers of a Ray cluster tr
 process reads and writes the files, and no folder has to be shared.
 """
 
+from raynas import signals
+
+if __name__ == "__main__":
+    signals.install()  # before what takes its time to load
+
 import argparse
 import json
 import os
@@ -27,9 +32,10 @@ from raynas.errors import ConfigError, ResultsError, ResumeError
 from raynas.run.lock import Lock, refuse_held
 from raynas.run.tensorboard import SummaryWriter
 from raynas.spaces import published
+from raynas.trust import check_code, is_own, modules, signed, vouched
 from trainables.learning.data import load
 from trainables.learning.export import check_format, export
-from trainables.learning.model_file import CHECKPOINT, MODEL, Subject, read_mapping, read_state, restore, save_model, write
+from trainables.learning.model_file import CHECKPOINT, MODEL, Subject, read_mapping, read_state, restore, save_model, space_told, write
 from trainables.learning.model_file import load_model as load_model
 from trainables.learning.recipes import make_recipe, read_recipe
 from trainables.learning.team import Alone, Team
@@ -79,6 +85,7 @@ def parser() -> Parser:
     )
     made.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="any setting, e.g. recipe.learning_rate=0.05")
     made.add_argument("--resume", metavar="DIR", help="goes on with the interrupted training in this folder, a path or a URI")
+    made.add_argument("--trust", action="store_true", help="loads the code that --arch or --resume names, though it is not your own")
     chosen = f"of a search's best.json, if they differ (default: {CHOICES[0]})"
     made.add_argument("--choose", choices=CHOICES, default=CHOICES[0], help=f"which architecture {chosen}")
     add_flags(made, TrainConfig)
@@ -92,10 +99,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(argv: Sequence[str] | None) -> int:
     flags = vars(parser().parse_args(argv))
-    folder, choose = flags.pop("resume"), flags.pop("choose")
+    folder, choose, trust = (flags.pop(name) for name in ("resume", "choose", "trust"))
     given = _given(flags, flags.pop("set"))
     if folder is not None:
-        return _resume(folder, given, choose)
+        return _resume(folder, given, choose, trust)
     config = make_config(given, TrainConfig)
     if config.arch is None:
         raise ConfigError(f"--arch is missing: a best.json, JSON, a string of NAS-Bench-201, or one of {', '.join(published())}")
@@ -128,15 +135,17 @@ def _given(flags: Mapping[str, Any], assignments: Sequence[str]) -> dict[str, An
     return values | {key: value for key, value in flags.items() if key != "recipe"}
 
 
-def _resume(folder: str, given: dict[str, Any], choose: str) -> int:
+def _resume(folder: str, given: dict[str, Any], choose: str, trust: bool) -> int:
     """Goes on with the training in `folder`."""
-    stored = read_mapping(folder, "config.json").get("config", {})
+    stored = storage.read_config(folder)
     if not isinstance(stored.get("arch"), str):
         raise ResultsError(f"{folder} holds no training, but perhaps a search; --resume takes what raynas.train has begun")
-    stored |= _told(Subject.read(stored["arch"], stored.get("space"), stored.get("space_options")))  # of earlier versions, too
+    own = trust or is_own(folder)
+    check_code(storage.join(folder, "config.json"), stored, given, own)
+    stored |= _told(Subject.read(stored["arch"], **space_told(stored, storage.join(folder, "config.json"))))  # of earlier versions, too
     given.pop("out", None)
     if "arch" in given:
-        given |= _told(read_subject(given["arch"], given.get("space"), given.get("space_options"), choose)[0])
+        given |= _told(read_subject(given["arch"], given.get("space"), given.get("space_options"), choose, trust)[0])
     for key, value in given.items():
         if key not in RESUMABLE and stored.get(key) != value:
             raise ResumeError(
@@ -152,15 +161,17 @@ def _told(subject: Subject) -> dict[str, Any]:
 
 
 def read_subject(
-    text: str, space: str | None = None, options: Mapping[str, Any] | None = None, choose: str = CHOICES[0]
+    text: str, space: str | None = None, options: Mapping[str, Any] | None = None, choose: str = CHOICES[0], trust: bool = False
 ) -> tuple[Subject, str | None]:
     """The architecture that a user names, and a line about it where a search left two: the recommended one and the best observed.
 
     Args:
         space: of the architecture; None: the one that is told with it.
         choose: which of the two is taken.
+        trust: whether code that the file names is loaded, though the run beside it is not the user's own.
 
     Raises:
+        ConfigError: the file names code that the user has not named.
         UnknownNameError: it is no known name, no file and no description.
         OutOfSpaceError: the description is wrong.
         ResultsError: the file cannot be read.
@@ -170,10 +181,13 @@ def read_subject(
         return Subject.read(text, space, options), None
     folder, name = os.path.split(path) if text.endswith(".json") else (path, "best.json")
     value = read_mapping(folder or ".", name)
+    told = space_told(value, text)
+    given = {"space": space or told["space"], "space_options": told["space_options"] if options is None else options}
+    check_code(text, given, {"space": space, "space_options": options}, trust or vouched(folder or ".", given))
     if not isinstance(value.get("arch"), dict):  # a file with an architecture alone
         return Subject.read(value, space, options), None
     if space is None:
-        space, options = value.get("space"), value.get("space_options") if options is None else options
+        space, options = told["space"], told["space_options"] if options is None else options
     found = {"recommended": value.get("recommended") or value["arch"], "observed": value["arch"]}
     read = {key: Subject.read(arch, space, options) for key, arch in found.items()}
     taken, other = read[choose], next(key for key in CHOICES if key != choose)
@@ -184,7 +198,7 @@ def read_subject(
 
 
 def train(config: TrainConfig, out: str, resume: bool = False) -> int:
-    """Trains to the end, or until Ctrl-C, and leaves all files in the folder `out`, a path or a URI; returns the exit code."""
+    """Trains to the end, or until a signal, and leaves all files in the folder `out`, a path or a URI; returns the exit code."""
     assert config.arch is not None
     console, team = Console(), _team(config)
     subject = Subject.read(config.arch, config.space, config.space_options)
@@ -203,9 +217,13 @@ def train(config: TrainConfig, out: str, resume: bool = False) -> int:
             restore(trainer, out)
         else:
             _check_free(out)  # another training may have been here since
-        with team:
+        with team, signals.held():  # but for the training itself
             if not resume:
-                storage.write_json(out, "config.json", {"config": config.model_dump(exclude={"out"})} | provenance())
+                joined = {} if team.cluster is None else {"cluster": team.cluster.to_json()}
+                stored = {"config": config.model_dump(exclude={"out"})} | provenance() | joined
+                storage.write_json(out, "config.json", signed(stored))
+            if team.cluster is not None:
+                console.out(str(team.cluster), highlight=False)
             counts = f"{len(data.train)} images to train, {len(data.valid)} to validate, {len(data.test)} to test"
             console.out(f"{arch.space} {arch.id} on {config.dataset} ({counts}), recipe {recipe.name}, {team}")
             console.out(f"{trainer.parameters:,} parameters, {trainer.flops / 1e6:,.1f} M multiply-accumulates; {out}")
@@ -220,10 +238,10 @@ def _team(config: TrainConfig) -> Team:
     """Who trains: without need of Ray, this process."""
     if config.workers == 1 and config.address is None:
         return Alone(config.device)
-    from raynas.run.connect import connect  # loads Ray
+    from raynas.run.connect import cluster  # loads Ray
     from trainables.learning.workers import RayWorkers
 
-    return RayWorkers(config.workers, config.device, partial(connect, config.address))
+    return RayWorkers(config.workers, config.device, partial(cluster, config.address, modules(config.model_dump())))
 
 
 def _train(trainer: Trainer, subject: Subject, team: Team, format: str | None, out: str, console: Console, lock: Lock) -> int:
@@ -231,17 +249,19 @@ def _train(trainer: Trainer, subject: Subject, team: Team, format: str | None, o
     writer, epoch, seconds = SummaryWriter(storage.join(out, "tensorboard")), trainer.epoch, trainer.train_seconds
     stream = team.train(trainer)
     try:
-        while True:
-            with console.status(f"epoch {epoch + 1} of {trainer.epochs}" if epoch < trainer.epochs else "testing"):
-                milestone = next(stream)
-            if milestone.state is None:
-                break
-            lock.check()
-            write(out, CHECKPOINT, milestone.state)
-            epoch += 1
-            _show(milestone.report, seconds, trainer.epochs, writer, console)
-            seconds = milestone.report["train_seconds"] or seconds
-        _finish(trainer, subject, milestone.report, format, out, console)
+        with signals.raising():
+            while True:
+                with console.status(f"epoch {epoch + 1} of {trainer.epochs}" if epoch < trainer.epochs else "testing"):
+                    milestone = next(stream)
+                if milestone.state is None:
+                    break
+                lock.check()
+                with signals.held():
+                    write(out, CHECKPOINT, milestone.state)
+                    epoch += 1
+                    _show(milestone.report, seconds, trainer.epochs, writer, console)
+                    seconds = milestone.report["train_seconds"] or seconds
+            _finish(trainer, subject, milestone.report, format, out, console)
     except KeyboardInterrupt:
         console.out(f"Interrupted after {epoch} of {trainer.epochs} epochs. Go on with: {_resume_command(out)}")
         return INTERRUPTED
@@ -276,7 +296,7 @@ def _finish(
     console.out(f"test accuracy       {_percent(accuracies['test_accuracy'])}")
     console.out(f"Network:     {storage.join(out, MODEL)} (raynas.train.load_model)")
     if format is not None:
-        name, content = export(load_model(out), format, trainer.data.channels, trainer.data.image_size)
+        name, content = export(load_model(out, trust=True), format, trainer.data.channels, trainer.data.image_size)
         write(out, name, content)
         console.out(f"Export:      {storage.join(out, name)}")
     console.out(f"TensorBoard: tensorboard --logdir {shlex.quote(storage.join(out, 'tensorboard'))}")

@@ -17,6 +17,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The addresses for which Ray was started or joined; it is not, here."""
     addresses: list[str] = []
     monkeypatch.setattr(module.ray, "init", lambda address, **options: addresses.append(address))
+    monkeypatch.setattr(module, "greet", lambda address: None)
     return addresses
 
 
@@ -85,6 +86,7 @@ def test_a_cluster_that_answers_but_takes_no_driver_keeps_its_pointer(
             raise RuntimeError("Version mismatch\nmore")
 
     monkeypatch.setattr(module.ray, "init", init)
+    monkeypatch.setattr(module, "greet", lambda address: None)
     with socket.create_server(("127.0.0.1", 0)) as server:
         pointer.write_text(f"127.0.0.1:{server.getsockname()[1]}")
         assert connect(None)

@@ -12,11 +12,12 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # A module imports only from what stands before its line, or from its own package. `spaces` is raynas.spaces and all that is in it.
 ORDER = [
-    "errors",
+    "errors signals",
     "registry",
     "arch",
     "spaces",
     "storage",
+    "trust",
     "outcome",
     "history",
     "model",

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from raynas.errors import ResultsError, StorageLost
+from raynas.errors import ResultsError, RunLost
 from raynas.run import lock as module
 from raynas.run.lock import Lock
 
@@ -154,7 +154,7 @@ def test_who_was_taken_over_is_told_and_does_not_take_it_back(tmp_path: Path, qu
         (claim,) = tmp_path.glob(".lock-*.json")
         claim.unlink()
         until(lambda: held._lost)
-        with pytest.raises(StorageLost, match=r"was taken over by another process, .* go on with: raynas again$"):
+        with pytest.raises(RunLost, match=r"was taken over by another process, .* go on with: raynas again$"):
             held.check()
         until(lambda: locks(tmp_path) == [])
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from raynas import train
 from raynas.cli import BAD_USAGE, DONE, INTERRUPTED
 from raynas.errors import ConfigError
-from raynas.run.connect import connect
+from raynas.run.connect import cluster
 from trainables.learning import trainer as module
 from trainables.learning.data import load
 from trainables.learning.recipes import make_recipe
@@ -197,7 +197,7 @@ def test_what_goes_wrong_in_a_worker_is_said_here() -> None:
     diverging, broken = trainer(STRING), trainer(STRING)
     diverging.recipe = replace(diverging.recipe, learning_rate=1e30, clip=None)
     broken.recipe = replace(broken.recipe, padding="x")  # type: ignore[arg-type]
-    with RayWorkers(1, "cpu", partial(connect, None)) as team:
+    with RayWorkers(1, "cpu", partial(cluster, None)) as team:
         assert str(team) == "1 worker with a CPU each"
         with pytest.raises(TrainingError, match="the training diverged"):
             list(team.train(diverging))

@@ -14,7 +14,7 @@ from run_rows import add, keys, report, started, trial
 from storages import s3_server, trouble
 
 from raynas import results, storage
-from raynas.errors import ResultsError, StorageLost
+from raynas.errors import ResultsError, RunLost
 from raynas.run import lock
 from raynas.run import writer as module
 from raynas.run.lock import Lock
@@ -121,9 +121,9 @@ def test_a_storage_in_trouble_for_too_long_ends_the_run(uri: str, kind: str, mon
     with trouble(refuses=kind == "refuses", hangs=kind == "hangs"):
         add(writer, 1)  # type: ignore[arg-type]
         lost = rf"the storage of {uri} has not answered for \d+ s: .*; 4 rows could not be written. "
-        with pytest.raises(StorageLost, match=f"^{lost}Go on with: python -m raynas.search --resume {uri}$"):
+        with pytest.raises(RunLost, match=f"^{lost}Go on with: python -m raynas.search --resume {uri}$"):
             checked_until(writer, lambda: False)
-        with pytest.raises(StorageLost):
+        with pytest.raises(RunLost):
             writer.check()
         writer.close()  # at once, and silently: it is known
     assert keys(uri)[0] == ["t0"]
@@ -133,7 +133,7 @@ def test_trouble_at_the_very_end_is_not_silent(uri: str, monkeypatch: pytest.Mon
     monkeypatch.setattr(module, "GIVE_UP", 0.3)
     writer = Writer(uri, lambda text: None, nothing)
     add(writer, 0)  # type: ignore[arg-type]
-    with trouble(refuses=True), pytest.raises(StorageLost, match="4 rows could not be written"):
+    with trouble(refuses=True), pytest.raises(RunLost, match="4 rows could not be written"):
         writer.close()
 
 
@@ -184,7 +184,7 @@ def test_who_has_lost_the_folder_writes_no_more(uri: str, monkeypatch: pytest.Mo
         fs, root = storage.filesystem(uri)
         (claim,) = (info.path for info in storage.list_files(fs, root) if info.path.endswith(".json"))
         fs.delete_file(claim)
-        with pytest.raises(StorageLost, match="taken over"):
+        with pytest.raises(RunLost, match="taken over"):
             checked_until(writer, lambda: False)
         writer.close()
     assert [part.kind for part in results.list_parts(fs, root)] == ["reports", "started", "trials"]

@@ -1,16 +1,21 @@
 """The checkpoints of a run folder: how one is noted, given back to a trial that goes on, and deleted when nobody needs it."""
 
 import logging
+import os
+import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-from pyarrow.fs import FileSelector, FileType
+from pyarrow.fs import FileSelector, FileType, LocalFileSystem
 from ray.tune import Callback, Checkpoint, CheckpointConfig, FailureConfig, RunConfig
 
 from raynas import storage
+from raynas.errors import ResultsError
+from raynas.outcome import as_number
+from raynas.run.halt import Halt
 from raynas.run.ray_private import start_from
 
 logger = logging.getLogger(__name__)
@@ -19,6 +24,10 @@ NEVER = CheckpointConfig(checkpoint_at_end=False)
 # After each report, so that a trial loses one epoch at most. Tune keeps all: which one the row on disk points to is not Tune's to know.
 EACH_REPORT = CheckpointConfig(checkpoint_frequency=1, checkpoint_at_end=False)
 KEPT = 2  # of a trial under way: the newest may be half written when all is killed
+
+# Where Tune writes them: FOLDER/SESSION/TRIAL/CHECKPOINT. No part is empty, `.` or `..`.
+_PATH = re.compile(r"(tune|oneshot)(/(?!\.\.?/|\.\.?$)[^/\\\0]+){3}")
+_PICKLES = (".pkl", ".pickle")
 
 Saved = Mapping[str, Any]
 """What is kept of a checkpoint, as plain JSON: `path` in the run folder, `training_iteration` and `time_total_s`."""
@@ -31,7 +40,7 @@ def run_config(uri: str, folder: str, callback: Callback, max_failures: int, che
         name=f"{datetime.now(UTC):%Y%m%dT%H%M%S}",
         storage_path=path,
         storage_filesystem=filesystem,
-        callbacks=[callback],
+        callbacks=[Halt(), callback],
         failure_config=FailureConfig(max_failures=max_failures),
         checkpoint_config=replace(checkpoints),  # Tune may change its own
         verbose=0,
@@ -44,6 +53,7 @@ class Checkpoints:
 
     def __init__(self, uri: str) -> None:
         self._fs, self._root = storage.filesystem(uri)
+        self.own = True  # whether the run is the user's own, or trusted
         self._obsolete: set[str] = set()  # folders of trials, in the run folder
         self._replaced: list[str] = []  # single checkpoints, likewise
         self._newest: dict[str, list[str]] = {}  # folder of a trial -> its newest checkpoints, the oldest first
@@ -55,8 +65,12 @@ class Checkpoints:
     def give_back(self, trial: Any, saved: Saved) -> str | None:
         """Lets a trial that is about to start go on from a checkpoint; returns what is wrong where it is gone."""
         path = f"{self._root}/{saved['path']}"
+        if not self._within(saved["path"]):
+            return f"its checkpoint {path} is reached by a symbolic link, so it begins again"
         if self._fs.get_file_info(path).type == FileType.NotFound:
             return f"its checkpoint {path} is gone, so it begins again"
+        if not self.own and any(file.base_name.endswith(_PICKLES) for file in self._fs.get_file_info(FileSelector(path, recursive=True))):
+            return f"its checkpoint {path} holds pickled objects, and the run is not your own; --trust loads it; so it begins again"
         start_from(trial, Checkpoint(path, self._fs), {key: value for key, value in saved.items() if key != "path"})
         return None
 
@@ -103,10 +117,34 @@ class Checkpoints:
     def _inside(self, checkpoint: Any) -> str:
         return str(checkpoint.path).removeprefix(f"{self._root}/")
 
+    def _within(self, path: str) -> bool:
+        """Whether a path in the run folder leads where it says, and not through a symbolic link to somewhere else."""
+        if not isinstance(self._fs, LocalFileSystem):
+            return True
+        return os.path.realpath(f"{self._root}/{path}") == f"{os.path.realpath(self._root)}/{path}"
+
     def _folders(self, path: str) -> list[str]:
-        """Those in a folder, all as paths in the run folder."""
+        """Those in a folder, all as paths in the run folder; what links lead to is not in it."""
+        if not self._within(path):
+            return []
         infos = self._fs.get_file_info(FileSelector(f"{self._root}/{path}", allow_not_found=True))
-        return [f"{path}/{info.base_name}" for info in infos if info.type == FileType.Directory]
+        found = [f"{path}/{info.base_name}" for info in infos if info.type == FileType.Directory]
+        return [inner for inner in found if self._within(inner)]
+
+
+def checked(text: str | Saved, what: str) -> Saved:
+    """A note of a checkpoint, as JSON or read from it, whose path cannot leave the folders that Tune writes into.
+
+    Raises:
+        ResultsError: it is none.
+    """
+    saved = storage.parse_json(text, what) if isinstance(text, str) else text
+    if not isinstance(saved, dict) or not isinstance(saved.get("path"), str) or not _PATH.fullmatch(saved["path"]):
+        raise ResultsError(f"{what} is damaged: {saved!r} leads to no checkpoint of this run")
+    numbers = [as_number(saved.get(key)) for key in ("training_iteration", "time_total_s")]
+    if saved.keys() != {"path", "training_iteration", "time_total_s"} or None in numbers:
+        raise ResultsError(f"{what} is damaged: {saved!r} must have path, training_iteration and time_total_s, the latter numbers")
+    return saved
 
 
 def folder_of(saved: Saved) -> str:

@@ -25,7 +25,7 @@ from typing import Any, Self
 
 from pyarrow.fs import FileType, LocalFileSystem
 
-from raynas.errors import ResultsError, StorageLost
+from raynas.errors import ResultsError, RunLost
 from raynas.storage import filesystem, first_line, json_bytes, list_files, make_folder, read_bytes, write_bytes
 
 logger = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ class Lock:
 
     Raises:
         ResultsError: (on entering) another process writes the folder, or the storage refuses.
-        StorageLost: (check) another process has taken the folder over.
+        RunLost: (check) another process has taken the folder over.
     """
 
     def __init__(self, uri: str, again: str) -> None:
@@ -75,7 +75,7 @@ class Lock:
     def check(self) -> None:
         """Whether the folder is still ours."""
         if self._lost:
-            raise StorageLost(
+            raise RunLost(
                 f"{self.uri} was taken over by another process, as this one had not been seen for {DEAD_AFTER:.0f} s; "
                 f"if that one has ended, go on with: {self._again}"
             )

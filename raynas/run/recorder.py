@@ -63,7 +63,7 @@ class Recorder(Callback):  # type: ignore[misc]  # ray has no types
         per_trial: whether each trial gets a TensorBoard run.
         scheduler: gets the earlier reports of a trial that is resumed.
         before: what earlier sessions of this run have recorded.
-        guard: raises StorageLost where the folder is ours no more.
+        guard: raises RunLost where the folder is ours no more.
 
     Raises:
         ConfigError: a metric of the objective or of a limit has the name of a column of another meaning.
@@ -162,7 +162,7 @@ class Recorder(Callback):  # type: ignore[misc]  # ray has no types
         """Once per turn of the control loop: has written what is due.
 
         Raises:
-            StorageLost: the storage has not answered for too long, so the run must end.
+            RunLost: the storage has not answered for too long, so the run must end.
         """
         new = self.searcher.refits[self._refits :]
         for refit in new:
@@ -297,7 +297,7 @@ class Recorder(Callback):  # type: ignore[misc]  # ray has no types
         """Writes everything and merges the parts.
 
         Raises:
-            StorageLost: the storage has not answered for too long.
+            RunLost: the storage has not answered for too long.
         """
         try:
             self.write_best(self.searcher.recommend())

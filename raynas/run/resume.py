@@ -1,10 +1,73 @@
 """What earlier sessions of a run have left, and how their unfinished trials go on."""
 
-import json
+import re
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from raynas import results
+from raynas.arch import Arch
+from raynas.errors import RaynasError, ResultsError
+from raynas.outcome import STATUSES
 from raynas.results import Tables
+from raynas.run.checkpoints import Saved, checked
+from raynas.spaces import SearchSpace
+from raynas.storage import parse_json
+
+_ID = re.compile(r"[A-Za-z0-9_-]{1,200}")  # of trials; names of files are made of it
+
+
+def read_earlier(uri: str) -> Tables:
+    """The tables of a run, whose rows may go on: what they say can be believed, but for the architectures themselves.
+
+    Raises:
+        ResultsError: there is no run, or a row holds what no run of ours has written, as a path that leads out of the folder.
+    """
+    tables = results.read(uri)
+    trials, started = tables.trials.to_pylist(), tables.started.to_pylist()
+    for row in [*trials, *started]:
+        nulls = [field.name for field in results.STARTED if not field.nullable and row[field.name] is None]
+        if nulls or not _ID.fullmatch(row["trial_id"]):
+            raise ResultsError(f"{uri} is damaged: a trial is called {row['trial_id']!r}" + "".join(f", its {n} is missing" for n in nulls))
+        parse_arch(row)
+    for row in trials:
+        if row["status"] not in STATUSES:
+            raise ResultsError(f"{uri} is damaged: trial {row['trial_id']} has the status {row['status']!r}, none of {', '.join(STATUSES)}")
+        if row["ended_at"] is None:
+            raise ResultsError(f"{uri} is damaged: trial {row['trial_id']} has ended, but when is missing")
+    for row in started:
+        saved_of(row)
+    twice = [order for order, count in Counter(row["order"] for row in [*trials, *started]).items() if count > 1]
+    if twice:
+        raise ResultsError(f"{uri} is damaged: several trials have the order {twice[0]}")
+    return tables
+
+
+def saved_of(row: Any) -> Saved | None:
+    """What a row of trials under way notes of its last checkpoint; raises ResultsError where that is none of this run's."""
+    return checked(row["checkpoint"], f"the checkpoint of trial {row['trial_id']}") if row["checkpoint"] else None
+
+
+def parse_arch(row: Any) -> Any:
+    """The description of the architecture in a row; raises ResultsError where it is no mapping."""
+    value = parse_json(row["arch"], f"the architecture of trial {row['trial_id']}")
+    if not isinstance(value, dict):
+        raise ResultsError(f"the architecture of trial {row['trial_id']} is damaged: it must be a mapping, not {value!r}")
+    return value
+
+
+def arch_of(row: Any, space: SearchSpace) -> Arch:
+    """The architecture of a trial.
+
+    Raises:
+        ResultsError: the row holds none of this space.
+    """
+    try:
+        return space.from_config(parse_arch(row))
+    except RaynasError as error:
+        raise ResultsError(f"the row of trial {row['trial_id']} is damaged: {error}") from error
+    except (TypeError, ValueError, KeyError, IndexError, AttributeError, OverflowError) as error:  # a space of the user's own
+        raise ResultsError(f"the architecture of trial {row['trial_id']} is damaged: {type(error).__name__}: {error}") from error
 
 
 class Earlier:
@@ -31,6 +94,6 @@ class Earlier:
         row = self.unfinished.pop(arch_id, None)
         return None if row is None else (row, self._reports.pop(row["trial_id"]))
 
-    def checkpoints(self) -> list[dict[str, Any]]:
+    def checkpoints(self) -> list[Saved]:
         """Those that unfinished trials go on from, as `Checkpoints.noted` made them."""
-        return [json.loads(row["checkpoint"]) for row in self.unfinished.values() if row["checkpoint"]]
+        return [saved for row in self.unfinished.values() if (saved := saved_of(row)) is not None]

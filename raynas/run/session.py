@@ -15,17 +15,18 @@ from ray import tune
 from ray.tune.schedulers import HyperBandScheduler, MedianStoppingRule
 from rich.console import Console
 
-from raynas import storage
+from raynas import signals, storage
 from raynas.config import RunConfig, provenance
 from raynas.errors import ConfigError, RaynasError
 from raynas.outcome import METRICS, Objective, as_number, budget_of, declare
 from raynas.registry import check_options, keywords, resolve
 from raynas.results import Tables
 from raynas.run.checkpoints import EACH_REPORT, NEVER, run_config
-from raynas.run.connect import connect
+from raynas.run.connect import cluster
 from raynas.run.display import Display
-from raynas.run.ray_private import forgetful, quieten
+from raynas.run.ray_private import forgetful
 from raynas.run.recorder import Recorder
+from raynas.run.resume import arch_of
 from raynas.run.schedulers import make_scheduler, remembers, replay
 from raynas.run.slots import needs_of, slots
 from raynas.run.summary import Run, read_run
@@ -33,6 +34,7 @@ from raynas.run.supernets import Supernets
 from raynas.run.train_command import train_command
 from raynas.run.warm_start import dataset_of, observations, warm_tables
 from raynas.spaces import SearchSpace, make_space
+from raynas.trust import SIGNATURE, modules, signed
 from searchers import Method, make_searcher, oneshot_method
 from searchers.tune import TuneSearcher
 from trainables import TRAINABLES
@@ -51,12 +53,15 @@ _TUNE = {
 class Session:
     """One session of one run: a new run, or with `before` the continuation of an interrupted one.
 
+    Args:
+        own: whether what earlier sessions left is the user's own, or trusted: pickled checkpoints are loaded then.
+
     Raises:
         RaynasError: something that the user asked for cannot work; nothing has been written then.
     """
 
-    def __init__(self, config: RunConfig, uri: str, console: Console, before: Tables | None = None) -> None:
-        self.config, self.uri, self.console, self.before = config, uri, console, before
+    def __init__(self, config: RunConfig, uri: str, console: Console, before: Tables | None = None, own: bool = True) -> None:
+        self.config, self.uri, self.console, self.before, self.own = config, uri, console, before, own
         needs_of(config)
         self.whole_space = make_space(config.space, config.space_options)
         check_space(self.whole_space, config.space)
@@ -68,7 +73,7 @@ class Session:
         self.plan = self._plan()
         self.space = self.plan.space or self.whole_space  # what trials can answer
         method = oneshot_method(config.searcher, config.searcher_options)
-        self.supernets = None if method is None else Supernets(method, config, uri)  # they find the architectures of a one-shot search
+        self.supernets = None if method is None else Supernets(method, config, uri, own)  # they find the architectures of a one-shot search
         self.searcher = self._searcher(method)
         first = self.objective.first
         self.scheduler = make_scheduler(
@@ -122,22 +127,25 @@ class Session:
         """Runs to the end, or until Ctrl-C; what is known then is on disk. A Ray that was running before is left running.
 
         Args:
-            guard: raises StorageLost where the folder is ours no more.
+            guard: raises RunLost where the folder is ours no more.
 
         Raises:
-            StorageLost: the storage has not answered for too long.
+            RunLost: the storage has not answered for too long.
         """
         done = 0 if self.before is None else len(self.before.trials)
         left, room = self.config.trials - done, 0
         if left <= 0:
             self.console.print(f"{done} trials are done, {self.config.trials} were asked for: nothing is left to do", highlight=False)
         with ExitStack() as stack:
+            stack.callback(self.searcher.engine.close)
             stack.enter_context(_tune_environment())
             stack.enter_context(forgetful())
             self._write_config()  # before anything is known: a folder with a configuration can be resumed, whatever happens next
             if left > 0:
                 room = self._join(stack)
+            stack.enter_context(signals.held())  # what follows is left where `Halt` says, and closed in any case
             recorder = self._recorder(guard)
+            recorder.checkpoints.own = self.own
             try:
                 self._tell(recorder)
                 if left > 0 and self.supernets is not None:
@@ -148,6 +156,10 @@ class Session:
                     self._tune(recorder, left, room)
             except KeyboardInterrupt:
                 self.console.print("interrupted")
+            except Exception:  # the processes of Ray may have got the signal too
+                if signals.received() is None:
+                    raise
+                self.console.print("interrupted")
             finally:
                 recorder.close()
                 self.searcher.engine.close()
@@ -157,19 +169,22 @@ class Session:
         return read_run(self.uri, self.config, self.objective, recorder.progress, self.searcher.exhausted)
 
     def _join(self, stack: ExitStack) -> int:
-        """Joins or starts a cluster for as long as `stack` is open; how many trials have room there at once.
+        """Joins or starts a cluster for as long as `stack` is open, which config.json tells; how many trials have room there at once.
 
         Raises:
             ConfigError: there is none, or no room; of a new run nothing is left behind.
         """
         try:
-            grows = stack.enter_context(_cluster(self.config.address))
-            return slots(self.config, [node["Resources"] for node in ray.nodes() if node["Alive"]], grows)
+            joined = stack.enter_context(cluster(self.config.address, modules(self.config.model_dump())))
+            self.console.print(str(joined), highlight=False, soft_wrap=True)
+            room = slots(self.config, [node["Resources"] for node in ray.nodes() if node["Alive"]], joined.grows)
         except RaynasError:
             if self.before is None:
                 fs, root = storage.filesystem(self.uri)
                 fs.delete_file(f"{root}/config.json")
             raise
+        storage.write_json(self.uri, "config.json", storage.read_json(self.uri, "config.json") | {"cluster": joined.to_json()})
+        return room
 
     def _write_config(self) -> None:
         """What a resumed run was told to change counts for later sessions too."""
@@ -178,6 +193,9 @@ class Session:
             config |= provenance() | {"started_at": datetime.now(UTC).isoformat(timespec="seconds")}
         else:
             config = storage.read_json(self.uri, "config.json") | config
+        config.pop(SIGNATURE, None)
+        if self.own:  # that a name was repeated makes it not one's own
+            config = signed(config)
         storage.write_json(self.uri, "config.json", config)
 
     def _recorder(self, guard: Callable[[], None]) -> Recorder:
@@ -204,7 +222,7 @@ class Session:
         if self.before is None:
             return
         for row in recorder.unfinished.values():
-            self.searcher.enqueue([self.whole_space.from_config(json.loads(row["arch"]))], row["budget"])
+            self.searcher.enqueue([arch_of(row, self.whole_space)], row["budget"])
         engine.history.memory = recorder.memory
         if remembers(self.scheduler):
             replay(self.scheduler, self.before, self.objective.first.name)
@@ -320,7 +338,8 @@ def can_be_reused(trainable: Any) -> bool:
 @contextmanager
 def _tune_environment() -> Iterator[None]:
     """How Tune behaves during a run; what a user has set, counts."""
-    changed = {key: value for key, value in _TUNE.items() if key not in os.environ}
+    wanted = _TUNE | ({"TUNE_DISABLE_SIGINT_HANDLER": "1"} if signals.installed() else {})
+    changed = {key: value for key, value in wanted.items() if key not in os.environ}
     os.environ.update(changed)
     try:
         yield
@@ -338,23 +357,3 @@ def still_heap() -> Iterator[None]:
         yield
     finally:
         gc.unfreeze()
-
-
-@contextmanager
-def _cluster(address: str | None) -> Iterator[bool]:
-    """A cluster to run on, and whether more nodes may join it. One that the caller has initialised is used, and outlives the run.
-
-    Raises:
-        ConfigError: nothing answers at `address`, or the caller has initialised another one.
-    """
-    if ray.is_initialized():
-        if address is not None:
-            raise ConfigError(f"Ray is initialised already; leave out the address {address}, or call ray.shutdown() before")
-        quieten()
-        yield True
-        return
-    started = connect(address)
-    try:
-        yield not started
-    finally:
-        ray.shutdown()

@@ -15,6 +15,7 @@ from raynas.run.lock import refuse_held
 from raynas.run.schedulers import SCHEDULERS
 from raynas.run.supernets import SEEDS, respelled
 from raynas.spaces import SPACES
+from raynas.trust import check_code
 from searchers import SEARCHERS, Method, oneshot_method
 from trainables import TRAINABLES
 from trainables.learning.recipes import read_recipe
@@ -50,15 +51,20 @@ def check_free(uri: str) -> None:
         raise ResultsError(f"{uri} already holds a run; go on with it by --resume {uri}, or choose another --out")
 
 
-def resumed_run(folder: str, given: Mapping[str, Any]) -> RunConfig:
+def resumed_run(folder: str, given: Mapping[str, Any], own: bool = True) -> RunConfig:
     """The configuration with which the run in `folder` goes on, changed by what is given.
 
+    Args:
+        own: whether the run is the user's own, or trusted; of another one no code is loaded that is not named in `given` too.
+
     Raises:
-        ConfigError, UnknownNameError: a value is not allowed, or a key does not exist.
+        ConfigError, UnknownNameError: a value is not allowed, or a key does not exist; or the run names code and is not the user's own.
         ResultsError: there is no run in the folder.
         ResumeError: what is given would make it another search.
     """
-    stored, values = plain(storage.read_config(folder)), plain(given)
+    read, values = storage.read_config(folder), plain(given)
+    check_code(storage.join(folder, "config.json"), read, values, own)
+    stored = plain(read)  # loads code
     config = make_config(stored | values, RunConfig)  # a configuration of an earlier version has fewer keys
     before = make_config(stored, RunConfig)
     for key in values:

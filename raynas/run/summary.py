@@ -83,7 +83,7 @@ def lines(run: Run, optimum: float | None = None, hint: str | None = None) -> It
 
 
 def resume_command(folder: str) -> str:
-    """What goes on with the run in a folder."""
+    """The command line that goes on with a run."""
     return f"python -m raynas.search --resume {shlex.quote(folder)}"
 
 

@@ -18,9 +18,9 @@ from rich.console import Console
 from raynas import storage
 from raynas.arch import Arch
 from raynas.config import RunConfig
-from raynas.errors import ConfigError
+from raynas.errors import ConfigError, ResultsError
 from raynas.registry import check_options, resolve
-from raynas.run.checkpoints import EACH_REPORT, KEPT, Checkpoints, run_config
+from raynas.run.checkpoints import EACH_REPORT, KEPT, Checkpoints, checked, run_config
 from raynas.run.display import percent
 from raynas.run.failures import failure, write_error
 from raynas.spaces import make_space
@@ -70,8 +70,8 @@ class Supernets:
         UnknownNameError: no such option.
     """
 
-    def __init__(self, method: OneShot, config: RunConfig, uri: str) -> None:
-        self.config, self.uri = config, uri
+    def __init__(self, method: OneShot, config: RunConfig, uri: str, own: bool = True) -> None:
+        self.config, self.uri, self.own = config, uri, own
         self.trainable = resolve({}, method.trial, "searcher")
         shared = {key: config.trainable_options[key] for key in _SHARED if key in config.trainable_options}
         options = check_options(self.trainable.Options, shared | dict(method.options), f"searcher {config.searcher!r}")
@@ -86,7 +86,7 @@ class Supernets:
             KeyboardInterrupt: it was interrupted; what is done, and the checkpoints of what is not, are kept.
         """
         seeds = range(self.config.seed, self.config.seed + self.config.trials)
-        log = SearchLog(self.uri, seeds)
+        log = SearchLog(self.uri, seeds, self.own)
         if log.open:
             what = f"{self.config.searcher} searches {self.config.space}: {len(log.open)} searches"
             console.print(f"{what}, {slots} at once; results go to {self.uri}", highlight=False, soft_wrap=True)
@@ -115,18 +115,43 @@ class Supernets:
         tuner.fit()
 
 
+_FIELDS = ("epoch", "valid_accuracy", "seconds", "arch", "error", "checkpoint")
+
+
+def read_rows(uri: str) -> dict[int, dict[str, Any]]:
+    """What `oneshot.json` in a run folder holds, by seed; without the file, nothing.
+
+    Raises:
+        ResultsError: it is damaged.
+    """
+    file = storage.join(uri, FILE)
+    known = storage.read_json(uri, FILE) if storage.exists(uri, FILE) else []
+    if not isinstance(known, list):
+        raise ResultsError(f"{file} is damaged: it must hold a list, not {type(known).__name__}")
+    for row in known:
+        if not isinstance(row, dict) or not {"seed", "status", *_FIELDS} <= row.keys() or type(row["seed"]) is not int:
+            raise ResultsError(f"{file} is damaged: {row!r} is no search")
+        if row["status"] not in ("running", "finished", "failed"):
+            raise ResultsError(f"{file} is damaged: the search of seed {row['seed']} has the status {row['status']!r}")
+        if not isinstance(row["arch"], dict | None) or not isinstance(row["error"], str | None):
+            raise ResultsError(f"{file} is damaged: what the search of seed {row['seed']} found is {row['arch']!r} and {row['error']!r}")
+        if row["checkpoint"] is not None:
+            checked(row["checkpoint"], f"the checkpoint of seed {row['seed']} in {file}")
+    return {row["seed"]: row for row in known}
+
+
 class SearchLog(tune.Callback):  # type: ignore[misc]  # ray has no types
     """The Tune callback that keeps `oneshot.json` up to date, and lets searches of an earlier session go on."""
 
-    def __init__(self, uri: str, seeds: range) -> None:
+    def __init__(self, uri: str, seeds: range, own: bool = True) -> None:
         self.uri, self.seeds = uri, seeds
         self.console: Console | None = None
         self._fs, self._root = storage.filesystem(uri)
         self._checkpoints = Checkpoints(uri)
-        known = storage.read_json(uri, FILE) if storage.exists(uri, FILE) else []
-        self.rows: dict[int, dict[str, Any]] = {row["seed"]: row for row in known}
+        self._checkpoints.own = own
+        self.rows = read_rows(uri)
         self._shown = time.monotonic()
-        empty = dict.fromkeys(("epoch", "valid_accuracy", "seconds", "arch", "error", "checkpoint"))
+        empty = dict.fromkeys(_FIELDS)
         for seed in seeds:
             self.rows.setdefault(seed, {"seed": seed, "status": "running"} | empty)
 

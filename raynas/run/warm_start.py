@@ -1,17 +1,18 @@
 """What is known before a run begins: results of its own earlier sessions, and of other runs of the same space and data set."""
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
-from raynas import results, storage
+from raynas import storage
 from raynas.config import RunConfig, make_config
 from raynas.errors import ConfigError, ResultsError, TableError
 from raynas.history import Observation
 from raynas.results import Tables
+from raynas.run.resume import arch_of, read_earlier
 from raynas.run.settings import plain
 from raynas.spaces import SearchSpace
 from raynas.tables import Table
+from raynas.trust import is_own
 from searchers import Engine
 
 
@@ -27,8 +28,7 @@ def observations(engine: Engine, space: SearchSpace, tables: Tables) -> Iterator
             curves.setdefault(report["trial_id"], []).append((report["epoch"], report[name]))
     for row in tables.trials.to_pylist():
         error = (row["error"] or "it failed") if row["status"] == "failed" else None
-        arch = space.from_config(json.loads(row["arch"]))
-        told = engine.observation(arch, row | {"epoch": row["epochs"]}, curves.get(row["trial_id"], []), error=error)
+        told = engine.observation(arch_of(row, space), row | {"epoch": row["epochs"]}, curves.get(row["trial_id"], []), error=error)
         if told.status != "failed" or error is not None:
             yield told
 
@@ -56,8 +56,8 @@ def _other(config: RunConfig, uri: str, other: str) -> Tables:
     if storage.filesystem(other) == storage.filesystem(uri):
         raise ConfigError(f"--warm-start {other} is this run's own folder; name another run, or go on with this one by --resume")
     try:
-        theirs = make_config(plain(storage.read_config(other)), RunConfig)
-        tables = results.read(other)
+        theirs = make_config(_settings(other), RunConfig)
+        tables = read_earlier(other)
         pairs: dict[str, tuple[Any, Any]] = {
             "space": (theirs.space, config.space),
             "options of the space": (theirs.space_options, config.space_options),
@@ -69,3 +69,11 @@ def _other(config: RunConfig, uri: str, other: str) -> Tables:
         if there != here:
             raise ConfigError(f"--warm-start {other}: that run is of another {what}, {there} and not {here}; its results say nothing here")
     return tables
+
+
+def _settings(uri: str) -> dict[str, Any]:
+    """Those of another run, whose own code says nothing here and is not loaded, but for what `plain` must look at in runs of one's own."""
+    stored = storage.read_config(uri)
+    if ":" in str(stored.get("trainable", "")) and not is_own(uri):
+        stored["trainable"] = "train"  # anything that is no table
+    return plain(stored)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NoReturn
 
-from raynas.errors import DamagedError, StorageLost
+from raynas.errors import DamagedError, RunLost
 from raynas.run.store import Rows, RunStore
 from raynas.run.summary import resume_command
 from raynas.storage import first_line, json_bytes
@@ -51,11 +51,11 @@ class Writer:
         uri: the run folder.
         say: shows a line to the user.
         periodically: is called by the thread every CURVES seconds, after what was handed over until then.
-        guard: raises StorageLost where the folder is ours no more.
+        guard: raises RunLost where the folder is ours no more.
 
     Raises:
         ResultsError: (constructor) the storage refuses; (add_started, add_report, add_trial) the row does not fit its schema.
-        StorageLost: (check, flush, close) the storage has not answered for GIVE_UP seconds.
+        RunLost: (check, flush, close) the storage has not answered for GIVE_UP seconds.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Writer:
         self._reason = "no answer"  # of the last refusal
         self._told = False  # that there is trouble
         self._warned: set[str] = set()  # of what need not succeed
-        self.lost: StorageLost | None = None
+        self.lost: RunLost | None = None
         self._failed: Exception | None = None  # what it is no use to repeat
         self._abandoned = threading.Event()
         self.seconds = 0.0  # that the thread has worked, for those who measure
@@ -123,7 +123,7 @@ class Writer:
         """Says whether the storage is in trouble; waits where too many rows do.
 
         Raises:
-            StorageLost: it has been for too long.
+            RunLost: it has been for too long.
         """
         self._judge()
         while self.waiting > MOST_ROWS:
@@ -164,14 +164,14 @@ class Writer:
             raise self.lost or self._failed  # type: ignore[misc]  # one of them is an exception
         try:
             self._guard()
-        except StorageLost as error:
+        except RunLost as error:
             self._lose(error)
         since = self._since
         seconds = 0.0 if since is None else time.monotonic() - since
         if seconds > GIVE_UP:
             unwritten = f"{self.waiting} rows could not be written" if self.waiting else "all rows were written"
             problem = f"the storage of {self.uri} has not answered for {seconds:.0f} s: {self._reason}; {unwritten}"
-            self._lose(StorageLost(f"{problem}. Go on with: {resume_command(self.uri)}"))
+            self._lose(RunLost(f"{problem}. Go on with: {resume_command(self.uri)}"))
         if seconds > TROUBLE and not self._told:
             self._told = True
             self._say(f"the storage does not answer: {self._reason}; trying again, {self.waiting} rows wait")
@@ -179,7 +179,7 @@ class Writer:
             self._told = False
             self._say("the storage answers again")
 
-    def _lose(self, error: StorageLost) -> NoReturn:
+    def _lose(self, error: RunLost) -> NoReturn:
         self.lost = error
         self._abandoned.set()
         raise error

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from raynas import storage
 from raynas.arch import Arch
 from raynas.errors import RaynasError, ResultsError, ResumeError
+from raynas.outcome import as_number
 from raynas.spaces import SearchSpace, describe, make_space
+from raynas.trust import check_code, vouched
 from trainables.learning.networks import make_network
 from trainables.learning.team import dumped
 from trainables.learning.trainer import Normalize, Trainer, make_device
@@ -29,10 +31,10 @@ class Subject:
     arch: Arch
 
     @classmethod
-    def read(cls, value: Mapping[str, Any] | str, space: str | None = None, options: Mapping[str, Any] | None = None) -> "Subject":
+    def read(cls, value: Mapping[str, Any] | str, space: str | None = None, space_options: Mapping[str, Any] | None = None) -> "Subject":
         """The one that JSON or a text describes (`raynas.spaces.describe`, which also says what it raises)."""
-        arch = describe(value, space, options)
-        return cls(space or arch.space, options, arch)
+        arch = describe(value, space, space_options)
+        return cls(space or arch.space, space_options, arch)
 
     def make_space(self) -> SearchSpace:
         """The space of the architecture."""
@@ -72,12 +74,16 @@ def save_model(trainer: Trainer, subject: Subject, weights: Mapping[str, Tensor]
     write(folder, MODEL, dumped(weights))
 
 
-def load_model(folder: str | Path, device: str = "cpu") -> nn.Module:
+def load_model(folder: str | Path, device: str = "cpu", *, trust: bool = False) -> nn.Module:
     """The trained network in the folder of a training, a path or a URI, ready to classify.
 
     It maps images (n, image_channels, image_size, image_size), float32 in [0, 1], to logits (n, classes).
 
+    Args:
+        trust: whether the space may be code of another module, though the training is not the user's own.
+
     Raises:
+        ConfigError: it names such code, and `trust` is not given.
         ResultsError: the folder holds no finished training.
         ResumeError: the weights are damaged, or not of this architecture.
     """
@@ -86,8 +92,16 @@ def load_model(folder: str | Path, device: str = "cpu") -> nn.Module:
     missing = {"arch", "classes", "image_size", "image_channels", "network", "mean", "std"} - described.keys()
     if missing:
         raise ResultsError(f"{storage.join(folder, DESCRIPTION)} is damaged: it lacks {', '.join(sorted(missing))}")
-    subject = Subject.read(described["arch"], described.get("space"), described.get("space_options"))
-    sizes = described["classes"], described["image_size"], described["image_channels"]
+    file = storage.join(folder, DESCRIPTION)
+    told = space_told(described, file)
+    if not trust and not vouched(folder, told):
+        check_code(file, told, {}, own=False)
+    subject = Subject.read(described["arch"], **told)
+    sizes = [described[key] for key in ("classes", "image_size", "image_channels")]
+    if not all(isinstance(size, int) and 0 < size < 1 << 20 for size in sizes) or not isinstance(described["network"], dict):
+        raise ResultsError(f"{file} is damaged: sizes must be positive whole numbers, and network a mapping")
+    if not all(_numbers(described[key]) for key in ("mean", "std")):
+        raise ResultsError(f"{file} is damaged: mean and std must be lists of numbers")
     network = make_network(subject.make_space(), subject.arch, *sizes, **described["network"])
     try:
         network.load_state_dict(read_state(folder, MODEL, torch.device("cpu")))
@@ -95,6 +109,22 @@ def load_model(folder: str | Path, device: str = "cpu") -> nn.Module:
         reason, file = " ".join(str(error).split())[:200], storage.join(folder, MODEL)
         raise ResumeError(f"the weights in {file} are not those of the network in {DESCRIPTION}: {reason}") from error
     return nn.Sequential(Normalize(tuple(described["mean"]), tuple(described["std"])), network).eval().to(make_device(device))
+
+
+def _numbers(values: Any) -> bool:
+    return isinstance(values, list) and all(as_number(value) is not None for value in values)
+
+
+def space_told(described: Mapping[str, Any], file: str) -> dict[str, Any]:
+    """The settings `space` and `space_options` in a file.
+
+    Raises:
+        ResultsError: they are none.
+    """
+    space, options = described.get("space"), described.get("space_options")
+    if not isinstance(space, str | None) or not isinstance(options, dict | None):
+        raise ResultsError(f"{file} is damaged: space must be a text and space_options a mapping, not {space!r} and {options!r}")
+    return {"space": space, "space_options": options}
 
 
 def read_mapping(folder: str, name: str) -> dict[str, Any]:

@@ -37,6 +37,7 @@ class Team(Protocol):
     """Those who train a network; they are at hand within `with`. Its text says who they are."""
 
     device: torch.device  # for the Trainer of this process
+    cluster: Any  # the `raynas.run.connect.Cluster` on which they are, within `with`; None: without one
 
     def __enter__(self) -> Self: ...
 
@@ -53,6 +54,8 @@ class Alone:
     Raises:
         ConfigError: there is no such device.
     """
+
+    cluster = None
 
     def __init__(self, device: str) -> None:
         self.device = make_device(device)

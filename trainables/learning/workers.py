@@ -7,6 +7,7 @@ same path on each.
 
 import io
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack
 from tempfile import TemporaryDirectory
 from typing import Any, Self
 
@@ -25,7 +26,7 @@ class RayWorkers:
     """Workers that Ray Train starts on a Ray cluster, which is joined on entry and left on exit.
 
     Args:
-        join: joins the cluster, or starts one on this machine; returns whether it started one.
+        connected: makes the context in which Ray is connected to the cluster, a `raynas.run.connect.Cluster`.
         device: what each worker gets one of: "cuda", "cpu", or "auto": a GPU if the cluster has any.
 
     Raises:
@@ -34,23 +35,26 @@ class RayWorkers:
 
     device = torch.device("cpu")  # this process may run on a machine without a GPU
 
-    def __init__(self, count: int, device: str, join: Callable[[], bool]) -> None:
+    def __init__(self, count: int, device: str, connected: Callable[[], AbstractContextManager[Any]]) -> None:
         if device not in ("auto", "cpu", "cuda"):
             raise ConfigError(f"the workers of a cluster train on 'cpu', 'cuda' or 'auto', not on {device!r}; leave --device out")
-        self.count, self._asked, self._join = count, device, join
+        self.count, self._asked, self._connected = count, device, connected
+        self.cluster: Any = None
 
     def __enter__(self) -> Self:
-        local = self._join()
-        self.kind = "CPU" if self._asked == "cpu" or (self._asked == "auto" and not _room("GPU")) else "GPU"
-        room = _room(self.kind)
-        if room < self.count:
-            ray.shutdown()
-            where, mend = ("this machine", "--address joins a cluster") if local else ("the cluster", "start more nodes first")
-            raise ConfigError(f"{self.count} workers need a {self.kind} each, but {where} has {room}; ask for fewer, or {mend}")
+        with ExitStack() as stack:
+            self.cluster = stack.enter_context(self._connected())
+            self.kind = "CPU" if self._asked == "cpu" or (self._asked == "auto" and not _room("GPU")) else "GPU"
+            room = _room(self.kind)
+            if room < self.count:
+                local = self.cluster.how == "started"
+                where, mend = ("this machine", "--address joins a cluster") if local else ("the cluster", "start more nodes first")
+                raise ConfigError(f"{self.count} workers need a {self.kind} each, but {where} has {room}; ask for fewer, or {mend}")
+            self._left = stack.pop_all()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        ray.shutdown()
+        self._left.close()
 
     def __str__(self) -> str:
         return f"{self.count} worker{'s' if self.count > 1 else ''} with a {self.kind} each"
