@@ -1,6 +1,6 @@
 """What all commands share: flags made from a configuration, one line for a mistake, and the exit codes.
 
-0 done, 1 failed, 2 bad usage, 130 interrupted.
+0 done, 1 failed, 2 bad usage, 75 try again (the cluster or the storage cannot be reached), 130 interrupted.
 """
 
 import argparse
@@ -13,9 +13,9 @@ from typing import Any, Literal, NoReturn, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
-from raynas.errors import RaynasError
+from raynas.errors import RaynasError, RunFailed, RunLost
 
-DONE, FAILED, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130
+DONE, FAILED, BAD_USAGE, AGAIN, INTERRUPTED = 0, 1, 2, 75, 130
 
 
 class Repeated(argparse.Action):
@@ -94,9 +94,12 @@ def run_command(body: Callable[[], int]) -> int:
     """Runs a command; a mistake of the user becomes one line on standard error and exit code 2."""
     try:
         return body()
+    except RunLost as error:
+        print(f"error: {error}", file=sys.stderr)
+        return AGAIN
     except RaynasError as error:
         print(f"error: {error}", file=sys.stderr)
-        return BAD_USAGE
+        return FAILED if isinstance(error, RunFailed) else BAD_USAGE
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED

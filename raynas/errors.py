@@ -1,4 +1,4 @@
-"""Every error that raynas raises on purpose; a command turns each into one line and exit code 2."""
+"""Every error that raynas raises on purpose; a command turns each into one line and an exit code, 2 but for two of them."""
 
 
 class RaynasError(Exception):
@@ -31,3 +31,11 @@ class ConfigError(RaynasError):
 
 class ResumeError(RaynasError):
     """A saved state cannot be restored."""
+
+
+class RunLost(RaynasError):
+    """The cluster or the storage of a run cannot be reached any more, after retries; exit code 75, try again."""
+
+
+class RunFailed(RaynasError):
+    """Something ended a run that no user can mend; exit code 1."""

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from pyarrow.fs import FileSelector, FileType
-from ray.tune import Callback, Checkpoint, CheckpointConfig, FailureConfig, RunConfig
+from ray.tune import Callback, Checkpoint, CheckpointConfig, RunConfig
 
 from raynas import storage
 from raynas.run.ray_private import start_from
@@ -22,7 +22,7 @@ Saved = Mapping[str, Any]
 """What is kept of a checkpoint, as plain JSON: `path` in the run folder, `training_iteration` and `time_total_s`."""
 
 
-def run_config(uri: str, folder: str, callback: Callback, max_failures: int, checkpoints: Any, stop: Any = None) -> RunConfig:
+def run_config(uri: str, folder: str, callback: Callback, checkpoints: Any, stop: Any = None) -> RunConfig:
     """What Tune needs to know to write the checkpoints of one session into a folder of the run folder."""
     filesystem, path = storage.filesystem(storage.join(uri, folder))
     return RunConfig(
@@ -30,7 +30,6 @@ def run_config(uri: str, folder: str, callback: Callback, max_failures: int, che
         storage_path=path,
         storage_filesystem=filesystem,
         callbacks=[callback],
-        failure_config=FailureConfig(max_failures=max_failures),
         checkpoint_config=replace(checkpoints),  # Tune may change its own
         verbose=0,
         stop=stop,

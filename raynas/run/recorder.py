@@ -18,6 +18,7 @@ from raynas.run.checkpoints import Checkpoints
 from raynas.run.display import Display, Progress
 from raynas.run.failures import Failure, failure, write_error
 from raynas.run.resume import Earlier
+from raynas.run.retries import Retries
 from raynas.run.schedulers import retell
 from raynas.run.store import RunStore
 from raynas.run.tensorboard import RunSummary
@@ -62,6 +63,7 @@ class Recorder(Callback):  # type: ignore[misc]  # ray has no types
         per_trial: whether each trial gets a TensorBoard run.
         scheduler: gets the earlier reports of a trial that is resumed.
         before: what earlier sessions of this run have recorded.
+        retries: knows how often trials have failed, and whose fault it was.
 
     Raises:
         ConfigError: a metric of the objective or of a limit has the name of a column of another meaning.
@@ -81,6 +83,7 @@ class Recorder(Callback):  # type: ignore[misc]  # ray has no types
         per_trial: bool = False,
         scheduler: Any | None = None,
         before: Tables | None = None,
+        retries: Retries | None = None,
     ) -> None:
         for name in [*(metric.name for metric in objective.metrics), *(limit.metric for limit in objective.limits)]:
             if name in RESERVED:
@@ -90,6 +93,7 @@ class Recorder(Callback):  # type: ignore[misc]  # ray has no types
         self.store = RunStore(uri)
         self.checkpoints = Checkpoints(uri)
         self.earlier = Earlier(before)
+        self.retries = retries or Retries()
         self.summary = RunSummary(storage.join(uri, "tensorboard"), per_trial)
         self.display: Display | None = None
         self.progress = Progress(trials, objective)
@@ -151,7 +155,7 @@ class Recorder(Callback):  # type: ignore[misc]  # ray has no types
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial failed and is tried again."""
-        self._say(f"trial {self._started(trial)['trial_id']} failed and is tried again: {failure(trial).reason}")
+        self._say(self.retries.recovering(f"trial {self._started(trial)['trial_id']}", trial))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial failed for good."""
@@ -222,6 +226,7 @@ class Recorder(Callback):  # type: ignore[misc]  # ray has no types
         row |= {"wall_seconds": (now - row["started_at"]).total_seconds()} | self._stored(outcome.metrics)
         row |= {"status": outcome.status, "error": outcome.error, "ended_at": now}
         row["epochs"] = int(outcome.budget) if measured(result) else None
+        row |= self.retries.row(trial, outcome.status == "failed")
         row["error_file"] = failed and write_error(self.uri, row["trial_id"], failed.text)
         self.store.add_trial(row)
         if outcome.status == "failed":

@@ -23,8 +23,10 @@ from raynas.results import Tables
 from raynas.run.checkpoints import EACH_REPORT, NEVER, run_config
 from raynas.run.connect import connect
 from raynas.run.display import Display
-from raynas.run.ray_private import quieten
+from raynas.run.ending import one_line
+from raynas.run.ray_private import kept, quieten
 from raynas.run.recorder import Recorder
+from raynas.run.retries import Retries
 from raynas.run.schedulers import make_scheduler, remembers, replay
 from raynas.run.slots import needs_of, slots
 from raynas.run.summary import Run, read_run
@@ -76,6 +78,7 @@ class Session:
         check_pauses(self.scheduler, self.trainable, config)
         self.warm = warm_tables(config, uri)
         self.command, self.hint = train_command(uri, config, dataset_of(config))
+        self.retries = Retries.of(config)
 
     def _trial_config(self) -> dict[str, Any]:
         config = self.config
@@ -128,21 +131,22 @@ class Session:
             if left > 0:
                 grows = stack.enter_context(_cluster(self.config.address))
                 room = slots(self.config, [node["Resources"] for node in ray.nodes() if node["Alive"]], grows)
+            stack.callback(self.searcher.engine.close)
             recorder = self._recorder()
-            try:
-                self._write_config()  # before anything is known: a folder with a configuration can be resumed, whatever happens next
-                self._tell(recorder)
-                if left > 0 and self.supernets is not None:
-                    archs = self.supernets.search(room, self.console)
-                    self.searcher.enqueue(archs)
-                    recorder.progress.trials, left = len(archs), len(archs) - done
-                if left > 0:
-                    self._tune(recorder, left, room)
-            except KeyboardInterrupt:
-                self.console.print("interrupted")
-            finally:
-                recorder.close()
-                self.searcher.engine.close()
+            with one_line(self.uri):
+                try:
+                    self._write_config()  # before anything is known: a folder with a configuration can be resumed, whatever happens next
+                    self._tell(recorder)
+                    if left > 0 and self.supernets is not None:
+                        archs = self.supernets.search(room, self.console)
+                        self.searcher.enqueue(archs)
+                        recorder.progress.trials, left = len(archs), len(archs) - done
+                    if left > 0:
+                        self._tune(recorder, left, room)
+                except KeyboardInterrupt:
+                    self.console.print("interrupted")
+                finally:
+                    recorder.close()
         if self.searcher.engine.problem is not None:
             name, problem = self.config.searcher, self.searcher.engine.problem
             self.console.print(f"warning: {name} never proposed anything, so this was random search: {problem}", soft_wrap=True)
@@ -171,6 +175,7 @@ class Session:
             per_trial=config.tensorboard_trials,
             scheduler=self.scheduler if remembers(self.scheduler) else None,
             before=self.before,
+            retries=self.retries,
         )
 
     def _tell(self, recorder: Recorder) -> None:
@@ -207,10 +212,11 @@ class Session:
                 reuse_actors=can_be_reused(self.trainable),
                 trial_dirname_creator=lambda trial: trial.trial_id,
             ),
-            run_config=run_config(self.uri, "tune", recorder, config.max_failures, self._checkpoints(), self._stopper()),
+            run_config=run_config(self.uri, "tune", recorder, self._checkpoints(), self._stopper()),
         )
         recorder.display = Display(self.console)  # not before: Tune pickles the recorder in the line above
-        tuner.fit()
+        with kept(self.retries):
+            tuner.fit()
 
     def _stopper(self) -> Any:
         """Ends trials of a trainable without a plan at --max-epochs: they need not know it."""
