@@ -85,7 +85,7 @@ def test_what_happens_to_a_trial_is_told_apart(
         "full": ("finished", None, 1, 3),
         "hung": ("failed", "timeout", 1, 1),
         "own": ("failed", "architecture", 1, 1),
-        "huge": ("failed", "architecture", 0, 3),
+        "huge": ("failed", "architecture", 0, None),
     }
     assert rows["hung"]["error"] == "TimeoutError: it hangs"
     assert rows["own"]["error"] == "ValueError: no such layer"

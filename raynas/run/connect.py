@@ -8,7 +8,7 @@ from pathlib import Path
 import ray
 
 from raynas.errors import ConfigError
-from raynas.run.ray_private import left_address, quieten
+from raynas.run.ray_private import left_address, outlive_head, quieten
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +25,7 @@ def connect(address: str | None) -> bool:
     if given and given != "local":
         try:
             _knock(given)
+            outlive_head()
             ray.init(address=given, **_OPTIONS)
         except (OSError, ValueError, RuntimeError) as error:
             first = str(error).splitlines()[0]
@@ -56,6 +57,7 @@ def _joined(address: str, pointer: Path) -> bool:
     except (OSError, ValueError):
         _forget(address, pointer)
         return False
+    outlive_head()
     try:
         ray.init(address=address, **_OPTIONS)
     except (OSError, ValueError, RuntimeError) as error:

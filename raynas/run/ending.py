@@ -6,7 +6,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ray.exceptions import LocalRayletDiedError, RaySystemError, RpcError
+from ray.exceptions import RayError
 from ray.tune.error import TuneError
 
 from raynas import storage
@@ -15,7 +15,7 @@ from raynas.run.failures import reason, write_error
 
 logger = logging.getLogger(__name__)
 
-_LOST = (OSError, RaySystemError, RpcError, LocalRayletDiedError)  # the storage, or the head of the cluster; ConnectionError is an OSError
+_LOST = (OSError, RayError)  # of the storage; and of Ray, where it is no trial's, only when the cluster is gone
 
 
 @contextmanager
@@ -50,6 +50,8 @@ def _inner(error: Exception) -> Exception:
 
 
 def _words(error: Exception) -> str:
+    if isinstance(error, RayError):
+        return f"the loss of the Ray cluster: its head does not answer any more ({type(error).__name__})"
     if isinstance(error, TuneError):  # the text of a traceback
         return reason(str(error))
     return f"{type(error).__name__}: {storage.first_line(error)}"

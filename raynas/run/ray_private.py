@@ -2,6 +2,7 @@
 
 import logging
 import math
+import os
 import re
 import time
 from collections.abc import Collection, Iterator
@@ -16,7 +17,7 @@ from ray._common.utils import get_ray_address_file
 from ray._private import state, worker
 from ray._private.utils import read_ray_address
 from ray.air.execution._internal import RayActorManager
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.train._internal.session import _TrainingResult
 from ray.tune import PlacementGroupFactory
 from ray.tune import tune as tune_module
@@ -33,8 +34,20 @@ _QUIET = {
     "ray.tune.analysis.experiment_analysis": "results are in our own files, not in Tune's",
 }
 _SILENT = ("ray.tune.execution.tune_controller",)  # tells failures with tracebacks; the recorder tells them, or they end the run
-_DEATHS = re.compile(r"A worker died or was killed|worker\(s\) were killed|^The node with node id")  # told by who lost a trial
+_DEATHS = re.compile(
+    r"A worker died or was killed|worker\(s\) were killed|The node with node id|Raylet is terminated"
+)  # told by who lost a trial
+_PATIENCE = {  # s; read by Ray when a driver joins a cluster
+    "RAY_gcs_server_request_timeout_seconds": "30",  # then a call to a head that is gone raises
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "600",  # not before that: then Ray ends the whole process, within C++
+}
 _LOOK = 0.5  # s between two looks for trials that hang
+
+
+def outlive_head() -> None:
+    """Has a head that is lost raise an error in this process, which would be ended otherwise. To be called before a cluster is joined."""
+    for key, seconds in _PATIENCE.items():
+        os.environ.setdefault(key, seconds)
 
 
 def left_address() -> tuple[str, Path] | None:
@@ -120,6 +133,7 @@ class KeptController(TuneController):  # type: ignore[misc]  # ray has no types
         self._failed_on: dict[Any, str | None] = {}  # trial -> id of the node where it failed
         self._usual: dict[Any, Any] = {}  # trial that failed -> what it asks for but for the place
         self._next_look = 0.0
+        self._lost = False  # whether the head of the cluster is gone
 
     def __getstate__(self) -> dict[str, Any]:
         """What Tune writes as JSON to restore a run, which it is never asked to do here."""
@@ -141,7 +155,17 @@ class KeptController(TuneController):  # type: ignore[misc]  # ray has no types
             self._end_hung()
         if self._waiting and not self._trial_to_actor:
             time.sleep(0.1)  # Tune would not wait at all where nothing runs
-        super().step()
+        try:
+            super().step()
+        except RayError:
+            self._lost = True
+            raise
+
+    def cleanup(self) -> None:
+        if self._lost:  # each request to a head that is gone takes its time, and there is nothing left to stop
+            self.end_experiment_callbacks()
+        else:
+            super().cleanup()
 
     def _end_hung(self) -> None:
         """Kills the actors of trials that have hung; Tune notices it by itself. Those that wait for resources have no actor."""
