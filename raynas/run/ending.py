@@ -61,6 +61,6 @@ def _written(uri: str, text: str) -> str:
     """Where the whole text is; nothing where it cannot be written, as the storage is what failed."""
     try:
         return f", see {storage.join(uri, write_error(uri, 'run', text))}"
-    except OSError as problem:
+    except (OSError, RaynasError) as problem:
         logger.debug("the error that ended the run cannot be written: %s", problem)
         return ""

@@ -59,7 +59,7 @@ def reason(text: str) -> str:
     lines = text.splitlines()
     last = max((i for i, line in enumerate(lines) if line.startswith('  File "') or "ray::" in line), default=None)
     if last is not None:
-        for line in lines[last:]:
+        for line in lines[last + 1 :]:
             if not line[:1].isspace() and (match := _RAISED.fullmatch(line)):
                 return match[1] + (match[2] or "").rstrip()
     for pattern, words in _DEATHS.items():
