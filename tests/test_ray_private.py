@@ -129,6 +129,7 @@ def test_the_loop_overrides_what_tune_calls() -> None:
     failing = inspect.getsource(TuneController._process_trial_failure)
     assert failing.index("trial.handle_error(") < failing.index("trial.should_recover()") < failing.index("self._try_recover(")
     assert "self._requeue_trial(trial)" in inspect.getsource(TuneController._try_recover)
+    assert "self._default_result_or_future = ray.get(" in inspect.getsource(Trial)
     stopping = inspect.getsource(TuneController.stop_trial)
     assert stopping.index("except Exception as e") < stopping.index("_process_trial_failure(") < stopping.index("_TuneStopTrialError(")
 

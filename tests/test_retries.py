@@ -19,13 +19,15 @@ def own(text: str = "ValueError: bad", cause: Exception | None = None) -> RayTas
 
 
 def trial(name: str = "t", epoch: int | None = 1) -> Any:
-    return SimpleNamespace(trial_id=name, last_result={} if epoch is None else {"epoch": epoch})
+    return SimpleNamespace(trial_id=name, last_result={"trial_id": name} | ({} if epoch is None else {"epoch": epoch}))
 
 
 def test_what_a_machine_does_is_tried_again_after_growing_delays() -> None:
     retries, lost = Retries(3), trial()
     assert [retries.judge(lost, DEAD, False) for _ in range(4)] == [1, 4, 16, None]
-    assert retries.row(lost, True) == {"fault": "machine", "retries": 3}
+    ended = retries.ended(lost)
+    assert (ended.blame.fault, ended.retries) == ("machine", 3)
+    assert retries.ended(lost).retries == 0
     assert Retries(0).judge(lost, DEAD, False) is None
 
 
@@ -37,7 +39,7 @@ def test_a_try_that_got_further_begins_to_count_anew() -> None:
     assert retries.judge(going, DEAD, False) is None
     going.last_result = {"epoch": 1}  # from the checkpoint of the epoch before
     assert retries.judge(going, DEAD, False) is None
-    assert retries.row(going, True)["retries"] == 2
+    assert retries.ended(going).retries == 2
 
 
 def test_storage_that_refuses_for_two_minutes_fails_no_trial() -> None:
@@ -46,7 +48,7 @@ def test_storage_that_refuses_for_two_minutes_fails_no_trial() -> None:
     delays = [retries.judge(storing, refused, True) for _ in range(7)]
     assert delays[-1] is None
     assert sum(delay for delay in delays if delay is not None) > 120
-    assert retries.row(storing, True)["fault"] == "machine"
+    assert retries.ended(storing).blame.fault == "machine"
     assert Retries(0).judge(trial(), refused, True) is None
 
 
@@ -55,7 +57,7 @@ def test_a_node_that_is_taken_away_with_notice_is_no_failure() -> None:
     taken = RayActorError(error_msg="its node was preempted", preempted=True)
     assert [retries.judge(spot, taken, False) for _ in range(20)] == [1] * 20
     assert retries.judge(spot, DEAD, False) is None
-    assert retries.row(spot, False) == {"fault": None, "retries": 20}
+    assert retries.ended(spot).retries == 20
 
 
 @pytest.mark.parametrize("most", [0, 1, 3])

@@ -201,6 +201,7 @@ class KeptController(TuneController):  # type: ignore[misc]  # ray has no types
             self._set_trial_status(trial, Trial.RUNNING)
             self._unstage_trial_with_resources(trial)
         exception = self._killed.pop(trial, exception)
+        trial._default_result_or_future = None  # asked of the actor, and waited for whenever the last result is read
         delay = self._keeper.judge(trial, exception, trial.is_saving or trial.is_restoring)
         trial.max_failures, self._delay = (0, 0.0) if delay is None else (-1, delay)
         if trial.temporary_state.ray_actor is not None:

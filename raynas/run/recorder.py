@@ -226,7 +226,9 @@ class Recorder(Callback):  # type: ignore[misc]  # ray has no types
         row |= {"wall_seconds": (now - row["started_at"]).total_seconds()} | self._stored(outcome.metrics)
         row |= {"status": outcome.status, "error": outcome.error, "ended_at": now}
         row["epochs"] = int(outcome.budget) if measured(result) else None
-        row |= self.retries.row(trial, outcome.status == "failed")
+        tries = self.retries.ended(trial)
+        fault = tries.blame.fault if failed else "architecture"  # the latter: its last report is none
+        row |= {"fault": fault if outcome.status == "failed" else None, "retries": tries.retries}
         row["error_file"] = failed and write_error(self.uri, row["trial_id"], failed.text)
         self.store.add_trial(row)
         if outcome.status == "failed":

@@ -65,11 +65,10 @@ class Retries:
         """What is known of the failures of a trial."""
         return self._tries.get(trial.trial_id, Tries())
 
-    def row(self, trial: Any, failed: bool) -> dict[str, Any]:
-        """The columns `fault` and `retries` of a trial that ends; it is forgotten."""
+    def ended(self, trial: Any) -> Tries:
+        """The same for a trial that has ended; it is forgotten."""
         self._clocks.pop(trial.trial_id, None)
-        tries = self._tries.pop(trial.trial_id, Tries())
-        return {"fault": tries.blame.fault if failed else None, "retries": tries.retries}
+        return self._tries.pop(trial.trial_id, Tries())
 
     def recovering(self, name: str, trial: Any) -> str:
         """One line about a trial, called `name`, that is tried again."""
@@ -82,10 +81,10 @@ class Retries:
         self._clocks.pop(trial.trial_id, None)
         tries = self._tries.setdefault(trial.trial_id, Tries())
         tries.blame = blame(error, saving=saving)
-        reached = budget_of(trial.last_result or {}) or 0.0
-        if reached > tries.reached:
+        reached = budget_of(trial.last_result or {})
+        if reached is not None and reached > tries.reached:
             tries.reached, tries.machine = reached, 0
-        number, most = self._count(trial, tries, error)
+        number, most = self._count(tries, error, stillborn=reached is None)
         if number > most:
             return None
         tries.retries += 1
@@ -93,7 +92,7 @@ class Retries:
         tries.said = f"tried again in {delay:g} s" + (f" ({number} of {most})" if tries.blame.counts else "")
         return delay
 
-    def _count(self, trial: Any, tries: Tries, error: BaseException) -> tuple[int, int]:
+    def _count(self, tries: Tries, error: BaseException, stillborn: bool) -> tuple[int, int]:
         """Which failure of its sort this is, and how many of them are tried again."""
         once, (fault, storage, counts, final) = min(1, self.max_failures), tries.blame
         if fault == "timeout":
@@ -103,7 +102,7 @@ class Retries:
             tries.machine += counts
             return (tries.machine, self.max_failures + _OUTAGE * (storage and self.max_failures > 0)) if counts else (0, 0)
         tries.own += 1
-        if not trial.last_result:  # what fails so for every architecture is no accident
+        if stillborn:  # what fails so for every architecture is no accident
             kind = kind_of(str(error).rstrip().rpartition("\n")[2])
             self._stillborn[kind] += 1
             final = final or self._stillborn[kind] > 2
