@@ -65,6 +65,7 @@ TEXTS = {
     "a process that was killed": (KILLED, "ActorDiedError: its process was killed, or crashed"),
     "a process that ended itself": (KILLED + "Worker exits with an exit code 2.", "ActorDiedError: its process ended with exit code 2"),
     "a node that was lost": (LOST, "NodeDiedError: its node was lost"),
+    "a process out of reach": ("The actor 41 is unavailable: RpcError", "ActorUnavailableError: its process is out of reach"),
     "a node without memory": (OOM, "OutOfMemoryError: its node ran out of memory"),
     "a module that is missing": (IMPORT, "ModuleNotFoundError: No module named 'mine'"),
     "nothing": ("\n", "no reason is known"),

@@ -383,3 +383,19 @@ def test_what_a_method_remembers_outlives_a_session(tmp_path: Path) -> None:
     run.close()
     again = Run(str(tmp_path / "run"), tmp_path, before=results.read(str(tmp_path / "run")))
     assert again.recorder.memory == {"asked": 3}
+
+
+def test_what_was_silent_for_longest_goes_on_last(uri: str, tmp_path: Path) -> None:
+    run = Run(uri, tmp_path)
+    for number in range(3):
+        trial = run.start(number)
+        if number < 2:
+            run.report(trial, {"epoch": 1, "training_iteration": 1, "time_total_s": (900.0, 100.0)[number], "valid_accuracy": 0.5})
+    run.recorder.store.flush()
+    run.recorder.summary.close()  # here it is killed
+    again = Run(uri, tmp_path, before=results.read(uri))
+    assert list(again.recorder.unfinished) == [ARCHS[number].id for number in (0, 1, 2)]
+    run.report(trial, {"epoch": 1, "training_iteration": 1, "time_total_s": 500.0, "valid_accuracy": 0.5})
+    run.recorder.store.flush()
+    again = Run(uri, tmp_path, before=results.read(uri))
+    assert list(again.recorder.unfinished) == [ARCHS[number].id for number in (0, 2, 1)]

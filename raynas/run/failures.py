@@ -21,6 +21,7 @@ _DEATHS = {  # what Ray writes of an actor that is gone -> in a few words; the f
     r"its node has died|node has been|Node Id|node .* was terminated": "NodeDiedError: its node was lost",
     r"exit code (\d+)": r"ActorDiedError: its process ended with exit code \1",
     r"worker process has died|connection error code": "ActorDiedError: its process was killed, or crashed",
+    r"is unavailable": "ActorUnavailableError: its process is out of reach",
     r"never ran": "ActorDiedError: its process never started",
 }
 _TUNES_STORAGE = re.compile(r"ray/train/_internal/(storage|_checkpoint)\.py|ray/tune/trainable/util\.py")  # frames that persist and fetch
