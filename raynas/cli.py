@@ -16,7 +16,7 @@ from typing import Any, Literal, NoReturn, Union, get_args, get_origin
 from pydantic import BaseModel
 
 from raynas import signals
-from raynas.errors import RaynasError, RunLost
+from raynas.errors import RaynasError, RunFailed, RunLost
 
 DONE, FAILED, BAD_USAGE, AGAIN, INTERRUPTED = 0, 1, 2, 75, 130
 
@@ -104,7 +104,7 @@ def run_command(body: Callable[[], int]) -> int:
         return AGAIN
     except RaynasError as error:
         print(f"error: {error}", file=sys.stderr)
-        return BAD_USAGE
+        return FAILED if isinstance(error, RunFailed) else BAD_USAGE
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return _stopped()

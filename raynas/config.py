@@ -55,7 +55,18 @@ class RunConfig(BaseModel):
     cpus_per_trial: float = Field(1.0, ge=0, allow_inf_nan=False, description="CPU cores for one trial")
     gpus_per_trial: float = Field(0.0, ge=0, allow_inf_nan=False, description="GPUs for one trial; a fraction lets trials share one")
     max_failed_share: float = Field(0.5, ge=0, le=1, description="a run in which a larger share of trials failed has failed itself")
-    max_failures: int = Field(0, ge=0, description="how often a trial that crashes is tried again")
+    max_failures: int = Field(
+        3, ge=0, description="how often a trial is tried again that a machine has failed; one that hung or raised an error, once at most"
+    )
+    trial_timeout: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="seconds that one try of a trial may take; without it, any time"
+    )
+    stall_timeout: float | None = Field(
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="seconds that a trial may be silent, since its start or last report; without it, any time",
+    )
     seed: int = Field(0, ge=0, description="seed of the search")
     out: str | None = Field(None, description="run folder: a path or a URI such as s3://bucket/run; without it, a new one in runs/")
     address: str | None = Field(None, description="Ray cluster to use; without it a running one on this machine, else a new local one")
@@ -63,7 +74,9 @@ class RunConfig(BaseModel):
 
 
 _RESOURCES = {"concurrency", "cpus_per_trial", "gpus_per_trial", "address"}
-RESUMABLE = frozenset(_RESOURCES | {"trials", "max_failed_share", "max_failures", "out", "tensorboard_trials"})
+RESUMABLE = frozenset(
+    _RESOURCES | {"trials", "max_failed_share", "max_failures", "trial_timeout", "stall_timeout", "out", "tensorboard_trials"}
+)
 """What may differ when a run is resumed; everything else would make it another search."""
 
 
@@ -92,6 +105,8 @@ class Settings(TypedDict, total=False):
     gpus_per_trial: float
     max_failed_share: float
     max_failures: int
+    trial_timeout: float | None
+    stall_timeout: float | None
     seed: int
     out: str | None
     address: str | None

@@ -1,4 +1,4 @@
-"""Every error that raynas raises on purpose; a command turns each into one line and exit code 2, a `RunLost` into 75."""
+"""Every error that raynas raises on purpose; a command turns each into one line and an exit code, 2 but for two of them."""
 
 
 class RaynasError(Exception):
@@ -38,4 +38,8 @@ class ResumeError(RaynasError):
 
 
 class RunLost(RaynasError):
-    """What a run needs has gone (its cluster, its storage); nothing that was known is lost, and the run can be resumed."""
+    """What a run needs has gone (its cluster, its storage); nothing that was known is lost, and the run can be resumed; exit code 75."""
+
+
+class RunFailed(RaynasError):
+    """Something ended a run that no user can mend; exit code 1."""

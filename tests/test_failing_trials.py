@@ -29,12 +29,12 @@ def test_a_failing_trial_is_one_line_and_a_file(tmp_path: Path) -> None:
     for row in rows:
         said = [line for line in lines if row["trial_id"] in line]
         if row["status"] == "finished":
-            assert (said, row["latency"], row["epochs"], row["error_file"]) == ([], 2.5, 1, None)
+            assert (said, row["latency"], row["epochs"], row["error_file"], row["fault"]) == ([], 2.5, 1, None, None)
             continue
         reason = "RuntimeError: CUDA error: device-side assert triggered"
-        assert row["error"] == reason
+        assert (row["error"], row["fault"], row["retries"]) == (reason, "architecture", 1)
         assert said == [
-            f"trial {row['trial_id']} failed and is tried again: {reason}",
+            f"trial {row['trial_id']} failed (architecture): {reason}; tried again in 1 s (1 of 1)",
             f"trial {row['trial_id']} failed: {reason}; see run/{row['error_file']}",
         ]
         text = (tmp_path / "run" / row["error_file"]).read_text()

@@ -4,14 +4,22 @@ import ast
 import importlib.util
 import inspect
 import logging
+import math
+import os
+from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from ray._common.utils import get_ray_address_file
+from ray._private import state, worker
+from ray.air.execution._internal import RayActorManager, TrackedActor
+from ray.exceptions import OutOfMemoryError, RayActorError
 from ray.train._internal.session import _TrainingResult
-from ray.tune import Callback, Checkpoint, tune
+from ray.tune import Callback, Checkpoint, PlacementGroupFactory, tune
 from ray.tune.callback import CallbackList
+from ray.tune.error import _TuneStopTrialError
 from ray.tune.execution.experiment_state import _ExperimentCheckpointManager
 from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment import Trial
@@ -120,3 +128,111 @@ def test_what_repeats_the_errors_of_trials_is_silent() -> None:
 @pytest.mark.parametrize("name", ray_private._QUIET)
 def test_the_loggers_that_are_quiet_are_modules(name: str) -> None:
     assert importlib.util.find_spec(name) is not None
+
+
+# Failures
+
+
+class Keeper:
+    """Has nothing tried again."""
+
+    def judge(self, trial: Any, error: BaseException, saving: bool) -> float | None:
+        return None
+
+    def report(self, trial: Any) -> None:
+        """Trials are free to do so."""
+
+    def overdue(self, running: Any) -> list[tuple[Any, BaseException]]:
+        return []
+
+
+def test_the_keeper_sits_in_the_loop_that_tune_runs() -> None:
+    source = inspect.getsource(tune.run)
+    assert "runner = TuneController(" in source
+    before = tune.TuneController
+    with ray_private.kept(Keeper()):
+        assert tune.TuneController.func is ray_private.KeptController
+    assert tune.TuneController is before is TuneController
+
+
+@pytest.mark.parametrize("name", [name for name in vars(ray_private.KeptController) if callable(getattr(TuneController, name, None))])
+def test_what_the_loop_overrides_has_the_parameters_of_tunes(name: str) -> None:
+    if name != "__init__":
+        ours, theirs = (list(inspect.signature(getattr(cls, name)).parameters) for cls in (ray_private.KeptController, TuneController))
+        assert ours == theirs
+
+
+def test_the_loop_overrides_what_tune_calls() -> None:
+    overridden = {name for name in vars(ray_private.KeptController) if hasattr(TuneController, name)}
+    assert overridden >= {
+        *("step", "cleanup", "is_finished", "_update_trial_queue", "_actor_started", "_actor_failed", "_process_trial_result"),
+        *("_process_trial_failure", "_requeue_trial", "_on_trial_reset", "__getstate__"),
+    }
+    failing = inspect.getsource(TuneController._process_trial_failure)
+    assert failing.index("trial.handle_error(") < failing.index("trial.should_recover()") < failing.index("self._try_recover(")
+    assert "self._requeue_trial(trial)" in inspect.getsource(TuneController._try_recover)
+    assert "self._default_result_or_future = ray.get(" in inspect.getsource(Trial)
+    stopping = inspect.getsource(TuneController.stop_trial)
+    assert stopping.index("except Exception as e") < stopping.index("_process_trial_failure(") < stopping.index("_TuneStopTrialError(")
+
+
+def test_what_ends_a_trial_in_searcher_or_recorder_is_no_failure_of_the_trial() -> None:
+    loop = object.__new__(ray_private.KeptController)
+
+    def stop() -> None:
+        try:
+            raise KeyError("of the recorder")
+        except KeyError:
+            loop._process_trial_failure(None, _TuneStopTrialError("traceback"))
+
+    with pytest.raises(KeyError, match="of the recorder"):
+        stop()
+
+
+def test_memory_that_is_short_on_a_node_is_the_loss_of_an_actor() -> None:
+    """Ray itself ends the run; see `RayActorManager._actor_task_failed`."""
+    assert "Caught unexpected exception" in inspect.getsource(RayActorManager._actor_task_failed)
+    told: list[tuple[str, Exception]] = []
+    actor = TrackedActor(7, on_error=lambda _, error: told.append(("actor", error)))
+    task = SimpleNamespace(_tracked_actor=actor, _on_error=lambda _, error: told.append(("task", error)))
+    actors = ray_private._Actors(resource_manager=SimpleNamespace(free_resources=lambda acquired_resource: None))
+    actors._live_actors_to_ray_actors_resources[actor] = (None, None)
+    actors._actor_task_failed(task, OutOfMemoryError("low on memory"))
+    assert [who for who, _ in told] == ["actor", "task"]
+    assert all(isinstance(error, RayActorError) and str(error) == "OutOfMemoryError: low on memory" for _, error in told)
+
+
+def test_numbers_with_which_tune_cannot_count_are_none() -> None:
+    report = {"a": 10**400, "b": {"c": -(10**400), "d": 1}, "e": 1j, "f": Decimal("0.5"), "g": "text", "h": True, "i": 0.25}
+    expected = {"a": math.inf, "b": {"c": -math.inf, "d": 1}, "e": math.nan, "f": 0.5, "g": "text", "h": True, "i": 0.25}
+    assert repr(ray_private._countable(report)) == repr(expected)
+
+
+def test_a_trial_is_asked_for_elsewhere_where_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    room: dict[str, dict[str, float]] = {"here": {"CPU": 8.0}, "small": {"CPU": 1.0}, "large": {"CPU": 4.0}}
+    monkeypatch.setattr(state, "available_resources_per_node", lambda: room)
+    usual = PlacementGroupFactory([{"CPU": 2.0}])
+    found = ray_private._elsewhere(usual, "here")
+    assert found == PlacementGroupFactory([{"CPU": 2.0}], strategy="STRICT_PACK", _soft_target_node_id="large")
+    assert ray_private._elsewhere(usual, None) is usual
+    room["large"]["CPU"] = 0.0
+    assert ray_private._elsewhere(usual, "here") is usual
+
+
+def test_what_ray_says_of_deaths_is_not_printed_while_trials_are_kept(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "print_to_stdstream" in worker.listen_error_messages.__code__.co_names
+    with ray_private.kept(Keeper()):
+        for line in ("A worker died or was killed while executing a task", "something else"):
+            worker.print_to_stdstream({"lines": [line], "pid": "raylet", "is_err": False}, ignore_prefix=False)
+    printed = "".join(capsys.readouterr())
+    assert "died" not in printed
+    assert "something else" in printed
+
+
+def test_a_head_that_is_lost_is_outlived_unless_the_user_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = list(ray_private._PATIENCE)
+    monkeypatch.setenv(keys[0], "7")
+    monkeypatch.delenv(keys[1], raising=False)
+    ray_private.outlive_head()
+    assert [os.environ[key] for key in keys] == ["7", "600"]
+    monkeypatch.delenv(keys[1])

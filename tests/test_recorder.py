@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from ray.exceptions import RayActorError
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -21,7 +22,9 @@ from raynas.arch import Arch
 from raynas.errors import ConfigError
 from raynas.outcome import METRICS, Objective, declare
 from raynas.run.display import Display
+from raynas.run.failures import Hung
 from raynas.run.recorder import Recorder
+from raynas.run.retries import Retries
 from raynas.spaces import make_space
 
 SPACE = make_space("nasbench201")
@@ -285,17 +288,31 @@ def test_a_failure_is_one_line_and_its_whole_text_a_file_that_the_row_names(uri:
     assert len(lines) == 2
 
 
-def test_a_trial_that_is_tried_again_says_why(uri: str, tmp_path: Path) -> None:
-    run = Run(uri, tmp_path)
+def test_a_trial_that_is_tried_again_says_why_and_its_row_how_often(uri: str, tmp_path: Path) -> None:
+    retries = Retries(3)
+    run = Run(uri, tmp_path, retries=retries)
     trial = run.start(0)
     path = tmp_path / "error.txt"
-    path.write_text(TRACE.format("OSError: [disk] full"))
+    path.write_text("Failure # 1 (occurred at 2026-11-24_23-14-55)\nthe actor died\n")
     trial.error_file = str(path)
+    assert retries.judge(trial, RayActorError(), False) == 1
     run.recorder.on_trial_recover(0, [], trial)
     run.report(trial, {"epoch": 3, "training_iteration": 1, "time_total_s": 1.0, "valid_accuracy": 0.5})
     run.recorder.on_trial_complete(0, [], trial)
-    assert run.close().splitlines()[0] == "trial t0 failed and is tried again: OSError: [disk] full"
-    assert [(row["status"], row["error"]) for row in rows(uri)] == [("finished", None)]
+    assert run.close().splitlines()[0] == "trial t0 lost (machine): the actor died; tried again in 1 s (1 of 3)"
+    assert [(row["status"], row["error"], row["fault"], row["retries"]) for row in rows(uri)] == [("finished", None, None, 1)]
+
+
+def test_a_row_says_whose_fault_a_failure_was(uri: str, tmp_path: Path) -> None:
+    retries = Retries(0)
+    run = Run(uri, tmp_path, retries=retries)
+    for number, error in enumerate([RayActorError(), Hung("TimeoutError: no report"), ValueError("odd")]):
+        trial = run.start(number)
+        assert retries.judge(trial, error, False) is None
+        run.fail(trial, str(error))
+    run.trial(3, {"epoch": 3, "accuracy": 0.5})  # a report that is none
+    run.close()
+    assert [row["fault"] for row in rows(uri)] == ["machine", "timeout", "architecture", "architecture"]
 
 
 def test_progress_says_why_most_trials_failed(uri: str, tmp_path: Path) -> None:
@@ -366,3 +383,19 @@ def test_what_a_method_remembers_outlives_a_session(tmp_path: Path) -> None:
     run.close()
     again = Run(str(tmp_path / "run"), tmp_path, before=results.read(str(tmp_path / "run")))
     assert again.recorder.memory == {"asked": 3}
+
+
+def test_what_was_silent_for_longest_goes_on_last(uri: str, tmp_path: Path) -> None:
+    run = Run(uri, tmp_path)
+    for number in range(3):
+        trial = run.start(number)
+        if number < 2:
+            run.report(trial, {"epoch": 1, "training_iteration": 1, "time_total_s": (900.0, 100.0)[number], "valid_accuracy": 0.5})
+    run.recorder.store.flush()
+    run.recorder.summary.close()  # here it is killed
+    again = Run(uri, tmp_path, before=results.read(uri))
+    assert list(again.recorder.unfinished) == [ARCHS[number].id for number in (0, 1, 2)]
+    run.report(trial, {"epoch": 1, "training_iteration": 1, "time_total_s": 500.0, "valid_accuracy": 0.5})
+    run.recorder.store.flush()
+    again = Run(uri, tmp_path, before=results.read(uri))
+    assert list(again.recorder.unfinished) == [ARCHS[number].id for number in (0, 2, 1)]

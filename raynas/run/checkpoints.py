@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from pyarrow.fs import FileSelector, FileType, LocalFileSystem
-from ray.tune import Callback, Checkpoint, CheckpointConfig, FailureConfig, RunConfig
+from ray.tune import Callback, Checkpoint, CheckpointConfig, RunConfig
 
 from raynas import storage
 from raynas.errors import ResultsError
@@ -33,7 +33,7 @@ Saved = Mapping[str, Any]
 """What is kept of a checkpoint, as plain JSON: `path` in the run folder, `training_iteration` and `time_total_s`."""
 
 
-def run_config(uri: str, folder: str, callback: Callback, max_failures: int, checkpoints: Any, stop: Any = None) -> RunConfig:
+def run_config(uri: str, folder: str, callback: Callback, checkpoints: Any, stop: Any = None) -> RunConfig:
     """What Tune needs to know to write the checkpoints of one session into a folder of the run folder."""
     filesystem, path = storage.filesystem(storage.join(uri, folder))
     return RunConfig(
@@ -41,7 +41,6 @@ def run_config(uri: str, folder: str, callback: Callback, max_failures: int, che
         storage_path=path,
         storage_filesystem=filesystem,
         callbacks=[Halt(), callback],
-        failure_config=FailureConfig(max_failures=max_failures),
         checkpoint_config=replace(checkpoints),  # Tune may change its own
         verbose=0,
         stop=stop,

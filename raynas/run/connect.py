@@ -19,7 +19,7 @@ from ray.exceptions import AuthenticationError, RaySystemError
 
 from raynas import signals
 from raynas.errors import ConfigError
-from raynas.run.ray_private import ask_for_token, ended, greet, left_address, loopback, quieten, signals_kept
+from raynas.run.ray_private import ask_for_token, ended, greet, left_address, loopback, outlive_head, quieten, signals_kept
 from raynas.storage import first_line
 
 logger = logging.getLogger(__name__)
@@ -104,6 +104,7 @@ def connect(address: str | None, modules: Collection[str] = ()) -> bool:
     given = address or os.environ.get("RAY_ADDRESS")
     if given and given != "local":
         try:
+            outlive_head()
             _join(given, modules)
         except _FAILURES as error:
             raise ConfigError(_refused(given, error)) from error
@@ -212,6 +213,7 @@ def _joined(address: str, pointer: Path, modules: Collection[str]) -> bool:
     except (OSError, ValueError):
         _forget(address, pointer)
         return False
+    outlive_head()
     try:
         _join(address, modules)
     except _FAILURES as error:

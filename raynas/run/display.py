@@ -46,13 +46,18 @@ class Progress:
         setattr(self, status, getattr(self, status) + 1)
         self.train_seconds += train_seconds or 0.0
         if status == "failed":
-            kind = _PARTICULAR.sub("", error or "")
+            kind = kind_of(error or "")
             self.kinds[kind] += 1
             self.reasons.setdefault(kind, error or "no reason is known")
 
     def why(self, most: int = 3) -> list[str]:
         """The most frequent reasons of failures, each as "COUNT trials failed: REASON"; where they differ in numbers only, the first."""
         return [f"{n} trial{'s' * (n > 1)} failed: {self.reasons[kind]}" for kind, n in self.kinds.most_common(most)]
+
+
+def kind_of(error: str) -> str:
+    """The same for all errors that differ in names, numbers and architectures only."""
+    return _PARTICULAR.sub("", error)
 
 
 def percent(value: float | None) -> str:

@@ -1,23 +1,38 @@
 """Everything of Ray's that is not public and that raynas needs all the same. tests/test_ray_private.py fails where Ray changes it."""
 
 import logging
-from collections.abc import Callable, Iterator
+import math
+import os
+import re
+import time
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
+from numbers import Number, Real
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 from unittest.mock import patch
 
+import ray
 from ray._common.utils import get_ray_address_file
-from ray._private import ray_constants, services, worker
+from ray._private import ray_constants, services, state, worker
 from ray._private import utils as ray_utils
 from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
 from ray._private.ray_constants import PROCESS_TYPE_RAYLET
 from ray._private.utils import read_ray_address
 from ray._raylet import GcsClient  # type: ignore[attr-defined]
+from ray.air.execution._internal import RayActorManager
+from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.train._internal.session import _TrainingResult
+from ray.tune import PlacementGroupFactory
+from ray.tune import tune as tune_module
+from ray.tune.error import _TuneStopTrialError
 from ray.tune.execution.experiment_state import _ExperimentCheckpointManager
+from ray.tune.execution.tune_controller import TuneController
+from ray.tune.experiment import Trial
 from ray.tune.progress_reporter import TrialProgressCallback
+
+from raynas.outcome import as_number
 
 UNFINISHED = "Trials did not complete"  # how Tune's line about trials that failed begins; each of them has had its own
 
@@ -25,6 +40,21 @@ _QUIET = {
     "ray._private.authentication": "a cluster of one machine needs no token",
     "ray.tune.analysis.experiment_analysis": "results are in our own files, not in Tune's",
 }
+_SILENT = ("ray.tune.execution.tune_controller",)  # tells failures with tracebacks; the recorder tells them, or they end the run
+_DEATHS = re.compile(
+    r"A worker died or was killed|worker\(s\) were killed|The node with node id|Raylet is terminated"
+)  # told by who lost a trial
+_PATIENCE = {  # s; read by Ray when a driver joins a cluster
+    "RAY_gcs_server_request_timeout_seconds": "30",  # then a call to a head that is gone raises
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "600",  # not before that: then Ray ends the whole process, within C++
+}
+_LOOK = 0.5  # s between two looks for trials that hang
+
+
+def outlive_head() -> None:
+    """Has a head that is lost raise an error in this process, which would be ended otherwise. To be called before a cluster is joined."""
+    for key, seconds in _PATIENCE.items():
+        os.environ.setdefault(key, seconds)
 
 
 def left_address() -> tuple[str, Path] | None:
@@ -61,8 +91,8 @@ def _forget(manager: Any, save_fn: Callable[[], None], force: bool = False, wait
     controller: Any = save_fn.__self__  # type: ignore[attr-defined]
     ended = controller._stopped_trials, controller._failed_trials
     if sum(map(len, ended)) >= 2 * _REMEMBERED:  # not in each turn
-        kept = [trial for trial in controller._trials if any(trial in trials for trials in ended)][-_REMEMBERED:]
-        forgotten = set.union(*ended).difference(kept)
+        newest = [trial for trial in controller._trials if any(trial in trials for trials in ended)][-_REMEMBERED:]
+        forgotten = set.union(*ended).difference(newest, controller._waiting)
         controller._trials[:] = [trial for trial in controller._trials if trial not in forgotten]
         for trials in (*ended, controller._trials_to_cache):
             trials -= forgotten
@@ -76,6 +106,8 @@ def quieten() -> None:
     """Silences loggers of Ray's that warn of what is meant, or repeat what was said."""
     for name in _QUIET:
         logging.getLogger(name).setLevel(logging.ERROR)
+    for name in _SILENT:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     logging.getLogger("ray.tune.tune").addFilter(_is_news)
 
 
@@ -138,3 +170,179 @@ def ended() -> Iterator[None]:
 
 
 RAYLET_PID = "RAY_RAYLET_PID"  # in the environment of all that a raylet starts
+
+
+class Keeper(Protocol):
+    """Decides what becomes of trials that fail; see raynas.run.retries."""
+
+    def judge(self, trial: Any, error: BaseException, saving: bool, /) -> float | None:
+        """In how many seconds a trial that ended with `error` is tried again; None: it has failed for good."""
+
+    def report(self, trial: Any, /) -> None:
+        """A trial has started, or reported."""
+
+    def overdue(self, running: Collection[Any], /) -> Collection[tuple[Any, BaseException]]:
+        """Those of `running` that have hung, each with the error that it ends with."""
+
+
+@contextmanager
+def kept(keeper: Keeper) -> Iterator[None]:
+    """Has `keeper` decide about the trials that fail in whatever `Tuner.fit` runs meanwhile; Ray's own words on them are not printed."""
+    make, say = tune_module.TuneController, worker.print_to_stdstream
+
+    def told(data: dict[str, Any], *args: Any, **options: Any) -> None:
+        if not (data["pid"] == "raylet" and any(_DEATHS.search(line) for line in data["lines"])):
+            say(data, *args, **options)
+
+    tune_module.TuneController, worker.print_to_stdstream = partial(KeptController, keeper=keeper), told
+    try:
+        yield
+    finally:
+        tune_module.TuneController, worker.print_to_stdstream = make, say
+
+
+class _Actors(RayActorManager):  # type: ignore[misc]  # ray has no types
+    """Takes whatever is no exception of the trial's own, as memory that is short or an object that is lost, for the loss of its actor.
+
+    In Ray it ends the run: "Caught unexpected exception".
+    """
+
+    def _actor_task_failed(self, tracked_actor_task: Any, exception: Exception) -> None:
+        if not isinstance(exception, (RayActorError, RayTaskError)):
+            lost = RayActorError(error_msg=f"{type(exception).__name__}: {exception}")
+            lost.__cause__ = exception
+            exception = lost
+        super()._actor_task_failed(tracked_actor_task, exception)
+
+
+class KeptController(TuneController):  # type: ignore[misc]  # ray has no types
+    """Tune's loop, where a `Keeper` decides whether and when a trial that failed is tried again, and which have hung.
+
+    A trial that waits for its next try holds no resources; to Tune it has failed until then.
+    """
+
+    def __init__(self, *args: Any, keeper: Keeper, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._actor_manager: Any = _Actors(resource_manager=self._actor_manager._resource_manager)
+        self._keeper = keeper
+        self._delay = 0.0  # s, of the trial that is failing now
+        self._waiting: dict[Any, float] = {}  # trial -> time of its next try
+        self._killed: dict[Any, BaseException] = {}  # trial that has hung -> why its actor dies
+        self._failed_on: dict[Any, str | None] = {}  # trial -> id of the node where it failed
+        self._usual: dict[Any, Any] = {}  # trial that failed -> what it asks for but for the place
+        self._next_look = 0.0
+        self._lost = False  # whether the head of the cluster is gone
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What Tune writes as JSON to restore a run, which it is never asked to do here."""
+        ours = ("_keeper", "_waiting", "_killed", "_failed_on", "_usual")
+        return {key: value for key, value in super().__getstate__().items() if key not in ours}
+
+    def is_finished(self) -> bool:
+        return not self._waiting and bool(super().is_finished())
+
+    def step(self) -> None:
+        now = time.monotonic()
+        for trial in [trial for trial, due in self._waiting.items() if due <= now]:
+            del self._waiting[trial]
+            usual = self._usual.setdefault(trial, trial.placement_group_factory)
+            trial.placement_group_factory = _elsewhere(usual, self._failed_on.pop(trial, None))
+            super()._requeue_trial(trial)
+        if now >= self._next_look:
+            self._next_look = now + _LOOK
+            self._end_hung()
+        if self._waiting and not self._trial_to_actor:
+            time.sleep(0.1)  # Tune would not wait at all where nothing runs
+        try:
+            super().step()
+        except RayError:
+            self._lost = True
+            raise
+
+    def cleanup(self) -> None:
+        if self._lost:  # each request to a head that is gone takes its time, and there is nothing left to stop
+            self.end_experiment_callbacks()
+        else:
+            super().cleanup()
+
+    def _end_hung(self) -> None:
+        """Kills the actors of trials that have hung; Tune notices it by itself. Those that wait for resources have no actor."""
+        live = self._actor_manager._live_actors_to_ray_actors_resources
+        running = {trial: live[actor][0] for trial, actor in self._trial_to_actor.items() if actor in live}
+        for trial, error in self._keeper.overdue(running):
+            self._killed[trial] = error
+            ray.kill(running[trial])
+
+    def _update_trial_queue(self, blocking: bool = False, timeout: int = 600) -> bool:
+        return bool(super()._update_trial_queue(blocking and not self._waiting, timeout))
+
+    def _actor_started(self, tracked_actor: Any, log: str = "STARTED") -> None:
+        self._keeper.report(self._actor_to_trial[tracked_actor])
+        super()._actor_started(tracked_actor, log)
+
+    def _process_trial_result(self, trial: Any, result: dict[str, Any]) -> Any:
+        self._keeper.report(trial)
+        return super()._process_trial_result(trial, _countable(result))
+
+    def _actor_failed(self, tracked_actor: Any, exception: Exception) -> None:
+        trial = self._actor_to_trial[tracked_actor]
+        self._failed_on[trial] = _node_of(trial)  # not known any more when the failure is processed
+        super()._actor_failed(tracked_actor, exception)
+
+    def _process_trial_failure(self, trial: Any, exception: BaseException) -> None:
+        if isinstance(exception, _TuneStopTrialError):
+            raise  # no failure of the trial: what searcher, scheduler or recorder raised when it was told of its end
+        if trial.is_finished():  # told twice, by its actor and by its task
+            return
+        self._resetting_trials.discard(trial)
+        if trial.status == Trial.PENDING and trial in self._trial_to_actor:  # while it took over the actor of another
+            self._set_trial_status(trial, Trial.RUNNING)
+            self._unstage_trial_with_resources(trial)
+        exception = self._killed.pop(trial, exception)
+        trial._default_result_or_future = None  # asked of the actor, and waited for whenever the last result is read
+        delay = self._keeper.judge(trial, exception, trial.is_saving or trial.is_restoring)
+        trial.max_failures, self._delay = (0, 0.0) if delay is None else (-1, delay)
+        if trial.temporary_state.ray_actor is not None:
+            self._failed_on[trial] = _node_of(trial)
+        super()._process_trial_failure(trial, exception)
+
+    def _requeue_trial(self, trial: Any) -> None:
+        self._waiting[trial] = time.monotonic() + self._delay
+
+    def _on_trial_reset(self, trial: Any, success: bool) -> None:
+        if success:
+            super()._on_trial_reset(trial, success)
+        else:  # Tune would forget it
+            self._process_trial_failure(trial, RayActorError(error_msg="the process of another trial could not be used for it"))
+
+
+def _countable(value: Any) -> Any:
+    """A report without numbers that Tune, which takes means of all, fails at: infinite what no float holds, NaN what is not real."""
+    if isinstance(value, dict):
+        return {key: _countable(inner) for key, inner in value.items()}
+    if not isinstance(value, Number):
+        return value
+    if not isinstance(value, Real):  # decimal and complex ones
+        number = as_number(value)
+        return math.nan if number is None else number
+    try:
+        float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf  # type: ignore[operator]  # all but typeshed orders real numbers
+    return value
+
+
+def _node_of(trial: Any) -> str | None:
+    """The id of the node where a trial runs, or ran until now; None where it is not known."""
+    actor = trial.temporary_state.ray_actor
+    return None if actor is None else state.actors(actor._actor_id.hex()).get("Address", {}).get("NodeID")
+
+
+def _elsewhere(request: Any, node: str | None) -> Any:
+    """`request` for resources, with a preference for the node that has most room, but for `node`; where none has, as it is."""
+    needs, free = request.required_resources, state.available_resources_per_node()
+    fit = [name for name, room in free.items() if name != node and all(room.get(kind, 0.0) >= n for kind, n in needs.items())]
+    if node is None or len(request.bundles) != 1 or not fit:
+        return request
+    best = max(fit, key=lambda name: sum(free[name].get(kind, 0.0) for kind in ("CPU", "GPU")))
+    return PlacementGroupFactory(request.bundles, strategy="STRICT_PACK", _soft_target_node_id=best)

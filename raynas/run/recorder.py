@@ -19,6 +19,7 @@ from raynas.run.checkpoints import Checkpoints
 from raynas.run.display import Display, Progress
 from raynas.run.failures import Failure, failure
 from raynas.run.resume import Earlier
+from raynas.run.retries import Retries
 from raynas.run.schedulers import retell
 from raynas.run.tensorboard import RunSummary
 from raynas.run.writer import Writer
@@ -64,6 +65,7 @@ class Recorder(Callback):  # type: ignore[misc]  # ray has no types
         scheduler: gets the earlier reports of a trial that is resumed.
         before: what earlier sessions of this run have recorded.
         guard: raises RunLost where the folder is ours no more.
+        retries: knows how often trials have failed, and whose fault it was.
 
     Raises:
         ConfigError: a metric of the objective or of a limit has the name of a column of another meaning.
@@ -84,6 +86,7 @@ class Recorder(Callback):  # type: ignore[misc]  # ray has no types
         scheduler: Any | None = None,
         before: Tables | None = None,
         guard: Callable[[], None] = lambda: None,
+        retries: Retries | None = None,
     ) -> None:
         for name in [*(metric.name for metric in objective.metrics), *(limit.metric for limit in objective.limits)]:
             if name in RESERVED:
@@ -92,6 +95,7 @@ class Recorder(Callback):  # type: ignore[misc]  # ray has no types
         self.max_epochs, self.command, self.about, self.scheduler = max_epochs, command, dict(about), scheduler
         self.checkpoints = Checkpoints(uri)
         self.earlier = Earlier(before)
+        self.retries = retries or Retries()
         self.summary = RunSummary(storage.join(uri, "tensorboard"), per_trial)  # only the writer's thread uses it
         self.store = Writer(uri, self._say, self.summary.flush, guard)
         self.display: Display | None = None
@@ -152,7 +156,7 @@ class Recorder(Callback):  # type: ignore[misc]  # ray has no types
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial failed and is tried again."""
-        self._say(f"trial {self._started(trial)['trial_id']} failed and is tried again: {failure(trial).reason}")
+        self._say(self.retries.recovering(f"trial {self._started(trial)['trial_id']}", trial))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial failed for good."""
@@ -228,6 +232,9 @@ class Recorder(Callback):  # type: ignore[misc]  # ray has no types
         row |= {"wall_seconds": (now - row["started_at"]).total_seconds()} | self._stored(outcome.metrics)
         row |= {"status": outcome.status, "error": outcome.error, "ended_at": now}
         row["epochs"] = int(outcome.budget) if measured(result) else None
+        tries = self.retries.ended(trial)
+        fault = tries.blame.fault if failed else "architecture"  # the latter: its last report is none
+        row |= {"fault": fault if outcome.status == "failed" else None, "retries": tries.retries}
         row["error_file"] = failed and f"errors/{row['trial_id']}.txt"
         if failed:
             self.store.put(row["error_file"], failed.text.encode())

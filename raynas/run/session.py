@@ -24,9 +24,11 @@ from raynas.results import Tables
 from raynas.run.checkpoints import EACH_REPORT, NEVER, run_config
 from raynas.run.connect import cluster
 from raynas.run.display import Display
-from raynas.run.ray_private import forgetful
+from raynas.run.ending import one_line
+from raynas.run.ray_private import forgetful, kept
 from raynas.run.recorder import Recorder
 from raynas.run.resume import arch_of
+from raynas.run.retries import Retries
 from raynas.run.schedulers import make_scheduler, remembers, replay
 from raynas.run.slots import needs_of, slots
 from raynas.run.summary import Run, read_run
@@ -82,6 +84,7 @@ class Session:
         check_pauses(self.scheduler, self.trainable, config)
         self.warm = warm_tables(config, uri)
         self.command, self.hint = train_command(uri, config, dataset_of(config))
+        self.retries = Retries.of(config)
 
     def _trial_config(self) -> dict[str, Any]:
         config = self.config
@@ -146,23 +149,23 @@ class Session:
             stack.enter_context(signals.held())  # what follows is left where `Halt` says, and closed in any case
             recorder = self._recorder(guard)
             recorder.checkpoints.own = self.own
-            try:
-                self._tell(recorder)
-                if left > 0 and self.supernets is not None:
-                    archs = self.supernets.search(room, self.console)
-                    self.searcher.enqueue(archs)
-                    recorder.progress.trials, left = len(archs), len(archs) - done
-                if left > 0:
-                    self._tune(recorder, left, room)
-            except KeyboardInterrupt:
-                self.console.print("interrupted")
-            except Exception:  # the processes of Ray may have got the signal too
-                if signals.received() is None:
-                    raise
-                self.console.print("interrupted")
-            finally:
-                recorder.close()
-                self.searcher.engine.close()
+            with one_line(self.uri):
+                try:
+                    self._tell(recorder)
+                    if left > 0 and self.supernets is not None:
+                        archs = self.supernets.search(room, self.console)
+                        self.searcher.enqueue(archs)
+                        recorder.progress.trials, left = len(archs), len(archs) - done
+                    if left > 0:
+                        self._tune(recorder, left, room)
+                except KeyboardInterrupt:
+                    self.console.print("interrupted")
+                except Exception:  # the processes of Ray may have got the signal too
+                    if signals.received() is None:
+                        raise
+                    self.console.print("interrupted")
+                finally:
+                    recorder.close()
         if self.searcher.engine.problem is not None:
             name, problem = self.config.searcher, self.searcher.engine.problem
             self.console.print(f"warning: {name} never proposed anything, so this was random search: {problem}", soft_wrap=True)
@@ -213,6 +216,7 @@ class Session:
             scheduler=self.scheduler if remembers(self.scheduler) else None,
             before=self.before,
             guard=guard,
+            retries=self.retries,
         )
 
     def _tell(self, recorder: Recorder) -> None:
@@ -249,10 +253,10 @@ class Session:
                 reuse_actors=can_be_reused(self.trainable),
                 trial_dirname_creator=lambda trial: trial.trial_id,
             ),
-            run_config=run_config(self.uri, "tune", recorder, config.max_failures, self._checkpoints(), self._stopper()),
+            run_config=run_config(self.uri, "tune", recorder, self._checkpoints(), self._stopper()),
         )
         recorder.display = Display(self.console)  # not before: Tune pickles the recorder in the line above
-        with still_heap():
+        with still_heap(), kept(self.retries):
             tuner.fit()
 
     def _stopper(self) -> Any:

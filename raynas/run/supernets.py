@@ -23,6 +23,8 @@ from raynas.registry import check_options, resolve
 from raynas.run.checkpoints import EACH_REPORT, KEPT, Checkpoints, checked, run_config
 from raynas.run.display import percent
 from raynas.run.failures import failure, write_error
+from raynas.run.ray_private import kept
+from raynas.run.retries import Retries
 from raynas.spaces import make_space
 from searchers import SEARCHERS, OneShot
 from trainables import TRAINABLES
@@ -86,7 +88,7 @@ class Supernets:
             KeyboardInterrupt: it was interrupted; what is done, and the checkpoints of what is not, are kept.
         """
         seeds = range(self.config.seed, self.config.seed + self.config.trials)
-        log = SearchLog(self.uri, seeds, self.own)
+        log = SearchLog(self.uri, seeds, Retries.of(self.config), self.own)
         if log.open:
             what = f"{self.config.searcher} searches {self.config.space}: {len(log.open)} searches"
             console.print(f"{what}, {slots} at once; results go to {self.uri}", highlight=False, soft_wrap=True)
@@ -109,10 +111,11 @@ class Supernets:
             tune.with_resources(self.trainable, {"cpu": config.cpus_per_trial, "gpu": config.gpus_per_trial}),
             param_space=self.trial_config | {"seed": tune.grid_search(log.open)},
             tune_config=tune.TuneConfig(max_concurrent_trials=slots, trial_dirname_creator=lambda trial: f"seed-{trial.config['seed']}"),
-            run_config=run_config(self.uri, FOLDER, log, config.max_failures, replace(EACH_REPORT, num_to_keep=KEPT)),
+            run_config=run_config(self.uri, FOLDER, log, replace(EACH_REPORT, num_to_keep=KEPT)),
         )
         log.console = console  # not before: Tune pickles the log in the line above
-        tuner.fit()
+        with kept(log.retries):
+            tuner.fit()
 
 
 _FIELDS = ("epoch", "valid_accuracy", "seconds", "arch", "error", "checkpoint")
@@ -143,8 +146,8 @@ def read_rows(uri: str) -> dict[int, dict[str, Any]]:
 class SearchLog(tune.Callback):  # type: ignore[misc]  # ray has no types
     """The Tune callback that keeps `oneshot.json` up to date, and lets searches of an earlier session go on."""
 
-    def __init__(self, uri: str, seeds: range, own: bool = True) -> None:
-        self.uri, self.seeds = uri, seeds
+    def __init__(self, uri: str, seeds: range, retries: Retries | None = None, own: bool = True) -> None:
+        self.uri, self.seeds, self.retries = uri, seeds, retries or Retries()
         self.console: Console | None = None
         self._fs, self._root = storage.filesystem(uri)
         self._checkpoints = Checkpoints(uri)
@@ -189,6 +192,10 @@ class SearchLog(tune.Callback):  # type: ignore[misc]  # ray has no types
             self._end(trial, row | {"status": "finished", "arch": json.loads(result["arch"])})
         else:
             self._end(trial, row | {"status": "failed", "error": "its last report has no architecture"})
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A search failed and is tried again."""
+        self._say(self.retries.recovering(f"seed {trial.config['seed']}", trial))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A search failed for good."""

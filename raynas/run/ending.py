@@ -1,0 +1,66 @@
+"""How a run ends that something outside of it has ended: with one line, and everything that is known in its folder."""
+
+import logging
+import shlex
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ray.exceptions import RayError
+from ray.tune.error import TuneError
+
+from raynas import storage
+from raynas.errors import RaynasError, RunFailed, RunLost
+from raynas.run.failures import reason, write_error
+
+logger = logging.getLogger(__name__)
+
+_LOST = (OSError, RayError)  # of the storage; and of Ray, where it is no trial's, only when the cluster is gone
+
+
+@contextmanager
+def one_line(uri: str) -> Iterator[None]:
+    """Turns what ends the run in `uri` into one line that says why, and how to go on; the whole text goes into a file there.
+
+    Raises:
+        RunLost: the cluster or the storage cannot be reached any more.
+        RunFailed: anything else.
+        RaynasError: what was one already.
+    """
+    try:
+        yield
+    except Exception as error:
+        found = _inner(error)
+        if isinstance(found, RaynasError):
+            raise found from None
+        kind = RunLost if isinstance(found, _LOST) else RunFailed
+        text = "".join(traceback.format_exception(error))
+        go_on = f"what has ended is kept; go on with: python -m raynas.search --resume {shlex.quote(uri)}"
+        raise kind(f"the run was ended by {_words(found)}{_written(uri, text)}; {go_on}") from error
+
+
+def _inner(error: Exception) -> Exception:
+    """What led to an error of Tune's, which often is the text of another only."""
+    while isinstance(error, (TuneError, RuntimeError)):
+        within = error.__cause__ or error.__context__
+        if not isinstance(within, Exception):
+            break
+        error = within
+    return error
+
+
+def _words(error: Exception) -> str:
+    if isinstance(error, RayError):
+        return f"the loss of the Ray cluster: its head does not answer any more ({type(error).__name__})"
+    if isinstance(error, TuneError):  # the text of a traceback
+        return reason(str(error))
+    return f"{type(error).__name__}: {storage.first_line(error)}"
+
+
+def _written(uri: str, text: str) -> str:
+    """Where the whole text is; nothing where it cannot be written, as the storage is what failed."""
+    try:
+        return f", see {storage.join(uri, write_error(uri, 'run', text))}"
+    except (OSError, RaynasError) as problem:
+        logger.debug("the error that ended the run cannot be written: %s", problem)
+        return ""
