@@ -12,6 +12,7 @@ COMMANDS = {
     "compare": "raynas.compare:main",
     "convert": "raynas.convert:main",
     "train": "raynas.train:main",
+    "status": "raynas.status:main",
 }
 
 
