@@ -1,7 +1,7 @@
 """Kills what a search stands on, again and again, and looks whether anything was lost: `python benchmarks/soak.py --minutes 15`.
 
 A Ray cluster of several raylets runs on this machine, and an S3 server (moto's) behind a gate that can refuse or hold every connection.
-A search with ASHA trains (it sleeps) there. Every ten seconds one of these happens, drawn by the seed:
+A search with ASHA trains (it sleeps) there. Every ten seconds one of these happens, each once in every five, in an order drawn by the seed:
 
     driver   kill -9 of the search, which is then resumed
     actor    kill -9 of the process of a trial
@@ -42,10 +42,10 @@ class SoakTrial(Trainable):  # type: ignore[misc]  # ray has no types
     """An epoch is a sleep; the accuracy follows from the architecture and the epochs that were run, so that a wrong row shows."""
 
     def setup(self, config: dict[str, Any]) -> None:
-        self._arch, self._epoch = config["arch"]["id"], 0
+        self._arch, self._epoch, self._seconds = config["arch"]["id"], 0, config.get("seconds", 1.5)
 
     def step(self) -> dict[str, Any]:
-        time.sleep(1.5)
+        time.sleep(self._seconds)
         self._epoch += 1
         return {"epoch": self._epoch, "valid_accuracy": accuracy(self._arch, self._epoch), "done": self._epoch == EPOCHS}
 
@@ -114,6 +114,7 @@ class Soak:
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
         self.folder = Path(tempfile.mkdtemp(prefix="soak-"))
         self.random, self.nodes = random.Random(seed), nodes
+        self.coming: list[str] = []  # what happens next, from the end
         self.done: Counter[str] = Counter()  # what has happened
         self.seen: dict[str, dict[str, Any]] = {}  # rows that were complete, by trial id
         self.wrong: list[str] = []
@@ -166,8 +167,10 @@ class Soak:
 
     def disturb(self) -> None:
         """Lets one thing happen."""
-        kinds = ["driver", "actor", "node"] + ([] if self.gate is None else ["refuse", "hang"])
-        kind = self.random.choice(kinds)
+        if not self.coming:
+            self.coming = ["driver", "actor", "node"] + ([] if self.gate is None else ["refuse", "hang"])
+            self.random.shuffle(self.coming)
+        kind = self.coming.pop()
         self.done[kind] += 1
         print(f"{time.strftime('%H:%M:%S')} {kind}", flush=True)
         getattr(self, f"_{kind}")()
