@@ -17,6 +17,7 @@ COMMANDS = {
     "compare": "raynas.compare:main",
     "convert": "raynas.convert:main",
     "train": "raynas.train:main",
+    "status": "raynas.status:main",
 }
 
 

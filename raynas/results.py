@@ -55,7 +55,7 @@ TRIALS = _schema(
     {"epochs": pa.int64()}
     | _metrics(name for name in METRICS if name != "train_loss")
     | {"started_at": TIME, "ended_at": TIME, "error": pa.string(), "error_file": pa.string()}  # error: one line; the file has all of it
-    | {"fault": pa.string(), "retries": pa.int64(), "node": pa.string(), "device": pa.string()},  # fault: one of outcome.FAULTS
+    | {"fault": pa.string(), "retries": pa.int64(), "node": pa.string(), "device": pa.string()},  # fault: of the last failure
 )
 REPORTS = _schema({"trial_id": pa.string(), "epoch": pa.int64()}, _metrics(name for name in METRICS if name not in COSTS))
 STARTED = _schema(_TRIAL | {"started_at": TIME}, {"checkpoint": pa.string(), "budget": pa.float64()})

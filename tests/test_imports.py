@@ -28,11 +28,11 @@ ORDER = [
     "run",
     "simulate",
     "cli",
-    "search compare convert train report",
+    "search compare convert train status report",
     "__init__ __main__",
 ]
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names.split()}
-COMMANDS = {"search", "compare", "convert", "train", "report"}
+COMMANDS = {"search", "compare", "convert", "train", "status", "report"}
 
 
 def name_of(path: Path) -> str:

@@ -16,7 +16,7 @@ from trainables.base import Plan
 from trainables.learning.data import Data, load
 from trainables.learning.recipes import Recipe, make_recipe
 from trainables.learning.team import dumped
-from trainables.learning.trainer import Trainer, limit_threads, make_device
+from trainables.learning.trainer import Trainer, device_name, limit_threads, make_device
 
 _load = lru_cache(maxsize=1)(load)  # one process runs many trials
 
@@ -37,8 +37,8 @@ class TrainTrial(Trainable):  # type: ignore[misc]  # ray has no types
 
     Each report has `epoch`, `valid_accuracy`, `test_accuracy` (None: a search must not see it), `train_loss`, `train_seconds` (of all
     epochs so far), `network_parameters` and `network_flops` (of the network as it is trained, with auxiliary head and for these images;
-    `SearchSpace.cost` is that of the published one) and `warning` (None, or a line for the user); the last one has `done`. A trial that
-    runs out of a GPU's memory repeats the epoch once with batches in two halves, whose gradients add up.
+    `SearchSpace.cost` is that of the published one), `device` (its name) and `warning` (None, or a line for the user); the last one has
+    `done`. A trial that runs out of a GPU's memory repeats the epoch once with batches in two halves, whose gradients add up.
     """
 
     metrics = (
@@ -124,6 +124,7 @@ class TrainTrial(Trainable):  # type: ignore[misc]  # ray has no types
             "train_seconds": trainer.train_seconds,
             "network_parameters": trainer.parameters,
             "network_flops": trainer.flops,
+            "device": device_name(trainer.device),
             "done": trainer.epoch == trainer.epochs,
             "warning": warning,
         }

@@ -18,6 +18,7 @@ import socket
 import threading
 import time
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -63,7 +64,7 @@ class Lock:
         while (other := self._claim()) is not None:
             attempts += 1
             if other["held"] or attempts == _ATTEMPTS:
-                raise _refusal(self.uri, other)
+                raise _refusal(self.uri, _named(other))
             time.sleep(random.uniform(0.1, 1.0))
         self._thread.start()
         return self
@@ -82,7 +83,7 @@ class Lock:
 
     def _claim(self) -> dict[str, Any] | None:
         """Takes the folder, or returns whose it is, and whether that one holds it or is only trying, too."""
-        since = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"
+        since = datetime.now(UTC).isoformat(sep=" ", timespec="seconds")
         write_bytes(self._fs, _path(self._root, self._id, "json"), json_bytes(_this_process() | {"since": since}))
         try:
             claims = _claims(self._fs, self._root)
@@ -124,16 +125,23 @@ class Lock:
             logger.debug("the lock of %s stays: %s", self.uri, first_line(error))
 
 
+@dataclass(frozen=True)
+class Holder:
+    """Who writes a run folder; None: its claim does not say."""
+
+    host: str | None
+    pid: int | None
+    since: str | None  # in UTC, ISO 8601
+
+
 def refuse_held(uri: str) -> None:
     """Raises ResultsError where a live process holds the folder, as far as that can be seen from here without a claim."""
-    if (claim := holder(uri)) is not None:
-        raise _refusal(uri, claim)
+    if (other := holder(uri)) is not None:
+        raise _refusal(uri, other)
 
 
-def holder(uri: str) -> dict[str, Any] | None:
-    """Who writes a run folder, or did so a moment ago: `host`, `pid`, `since` and when it was `seen` last, in seconds since 1970.
-
-    What is old is judged by the clock of this machine.
+def holder(uri: str) -> Holder | None:
+    """Who writes a run folder, or did so a moment ago; what is old is judged by the clock of this machine.
 
     Raises:
         ResultsError: the storage refuses.
@@ -143,14 +151,19 @@ def holder(uri: str) -> dict[str, Any] | None:
         claims = _claims(fs, root).values()
     except OSError as error:
         raise ResultsError(f"cannot read {uri}: {first_line(error)}") from error
-    return next((claim for claim in claims if claim["held"] and not _gone(claim) and time.time() - claim["seen"] < DEAD_AFTER), None)
+    alive = (_named(claim) for claim in claims if claim["held"] and not _gone(claim) and time.time() - claim["seen"] < DEAD_AFTER)
+    return next(alive, None)
 
 
-def _refusal(uri: str, other: dict[str, Any]) -> ResultsError:
-    who = f"host {other.get('host')}, pid {other.get('pid')}, since {other.get('since')}"
+def _named(claim: dict[str, Any]) -> Holder:
+    host, pid, since = (claim.get(key) for key in ("host", "pid", "since"))
+    return Holder(str(host) if host else None, pid if isinstance(pid, int) else None, str(since) if since else None)
+
+
+def _refusal(uri: str, other: Holder) -> ResultsError:
     return ResultsError(
-        f"{uri} is being written by another process: {who}; wait for its end, or choose another --out "
-        f"(one that has died is taken over {DEAD_AFTER:.0f} s after its last sign of life)"
+        f"{uri} is being written by another process: host {other.host}, pid {other.pid}, since {other.since}; wait for its end, or choose "
+        f"another --out (one that has died is taken over {DEAD_AFTER:.0f} s after its last sign of life)"
     )
 
 

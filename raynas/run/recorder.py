@@ -60,6 +60,7 @@ class Recorder(Callback):  # type: ignore[misc]  # ray has no types
         trials: how many were asked for.
         max_epochs: a trial that ends below was stopped early; None: none is.
         command: how to train the best architecture.
+        device: what a trial runs on that does not say so itself.
         about: what best.json holds besides, as `space` and `space_options`.
         per_trial: whether each trial gets a TensorBoard run.
         scheduler: gets the earlier reports of a trial that is resumed.
@@ -82,6 +83,7 @@ class Recorder(Callback):  # type: ignore[misc]  # ray has no types
         max_epochs: int | None,
         command: str,
         about: Mapping[str, Any],
+        device: str = "cpu",
         per_trial: bool = False,
         scheduler: Any | None = None,
         before: Tables | None = None,
@@ -93,6 +95,7 @@ class Recorder(Callback):  # type: ignore[misc]  # ray has no types
                 raise ConfigError(f"{name} is a column of the tables that is no metric; report the metric under another name")
         self.uri, self.searcher, self.objective, self.space = uri, searcher, objective, space
         self.max_epochs, self.command, self.about, self.scheduler = max_epochs, command, dict(about), scheduler
+        self.device = device
         self.checkpoints = Checkpoints(uri)
         self.earlier = Earlier(before)
         self.retries = retries or Retries()
@@ -230,11 +233,11 @@ class Recorder(Callback):  # type: ignore[misc]  # ray has no types
         costs = self.space.cost(self.space.from_config(trial.config["arch"]))._asdict()
         outcome = self.objective.judge(result, self.max_epochs, error=failed and failed.reason, costs=costs)
         row |= {"wall_seconds": (now - row["started_at"]).total_seconds()} | self._stored(outcome.metrics)
-        row |= {"status": outcome.status, "error": outcome.error, "ended_at": now}
+        row |= {"status": outcome.status, "error": outcome.error, "ended_at": now} | self._where(result)
         row["epochs"] = int(outcome.budget) if measured(result) else None
         tries = self.retries.ended(trial)
-        fault = tries.blame.fault if failed else "architecture"  # the latter: its last report is none
-        row |= {"fault": fault if outcome.status == "failed" else None, "retries": tries.retries}
+        fault = "architecture" if outcome.status == "failed" and not failed else tries.blame.fault  # the former: its last report is none
+        row |= {"fault": fault if outcome.status == "failed" or tries.retries else None, "retries": tries.retries}
         row["error_file"] = failed and f"errors/{row['trial_id']}.txt"
         if failed:
             self.store.put(row["error_file"], failed.text.encode())
@@ -248,6 +251,12 @@ class Recorder(Callback):  # type: ignore[misc]  # ray has no types
         if self.best is not None:
             spent = self.progress.ended, self._seconds(), self.progress.train_seconds
             self.store.then(partial(self.summary.trial_done, *spent, self._incumbent(self.best)))
+
+    def _where(self, result: Mapping[str, Any]) -> dict[str, str | None]:
+        """The node and the device that a trial ran on last, as its last report tells; a trainable may report a `device` of its own."""
+        host, ip = result.get("hostname"), result.get("node_ip")
+        node = f"{host} ({ip})" if host and ip else host or ip
+        return {"node": node, "device": str(result.get("device") or self.device) if result else None}
 
     def _release(self, trial: Any, noted: str | None) -> None:
         """Nobody needs the checkpoints of a trial that has ended, but for those that a user's function writes on its own."""

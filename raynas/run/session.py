@@ -212,6 +212,7 @@ class Session:
             max_epochs=self.plan.max_epochs,
             command=self.command,
             about={"space": config.space, "space_options": config.space_options},
+            device=f"{config.gpus_per_trial:g} GPU" if config.gpus_per_trial else "cpu",
             per_trial=config.tensorboard_trials,
             scheduler=self.scheduler if remembers(self.scheduler) else None,
             before=self.before,

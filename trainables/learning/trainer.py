@@ -3,6 +3,7 @@
 n: images, c: channels, h and w: height and width in pixels.
 """
 
+import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -64,6 +65,15 @@ def make_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ConfigError(f"the device {name!r} cannot be used here: {str(error).splitlines()[0]}; auto chooses one") from error
     return device
+
+
+def device_name(device: torch.device) -> str:
+    """What people call a device: `cpu`, or `cuda:3 NVIDIA A10G`, counted as the machine does where Ray shows a process some GPUs only."""
+    if device.type != "cuda":
+        return str(device)
+    index, shown = device.index or 0, os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    number = shown[index] if index < len(shown) and shown[index] else index
+    return f"cuda:{number} {torch.cuda.get_device_name(device)}"
 
 
 def has_bf16(device: torch.device) -> bool:
