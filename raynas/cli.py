@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 from raynas.errors import RaynasError, StorageLost
 
-DONE, FAILED, BAD_USAGE, AGAIN, INTERRUPTED = 0, 1, 2, 75, 130  # AGAIN: EX_TEMPFAIL of sysexits.h
+DONE, FAILED, BAD_USAGE, AGAIN, INTERRUPTED = 0, 1, 2, StorageLost.exit_code, 130
 
 
 class Repeated(argparse.Action):

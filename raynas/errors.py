@@ -1,5 +1,7 @@
 """Every error that raynas raises on purpose; a command turns each into one line and exit code 2, a `StorageLost` into 75."""
 
+from typing import ClassVar
+
 
 class RaynasError(Exception):
     """Base of all errors that a user can mend; the message says what was wrong, what is allowed and how to mend it."""
@@ -39,3 +41,5 @@ class ResumeError(RaynasError):
 
 class StorageLost(RaynasError):
     """The storage of a run refuses or hangs for too long, or another process has taken the folder over; the run can be resumed."""
+
+    exit_code: ClassVar[int] = 75  # EX_TEMPFAIL of sysexits.h

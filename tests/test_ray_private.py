@@ -1,6 +1,7 @@
 """Everything private of Ray's that raynas uses is still there, and does what raynas needs. Mend raynas/run/ray_private.py where not."""
 
 import ast
+import copy
 import importlib.util
 import inspect
 import logging
@@ -8,14 +9,17 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
 from ray._common.utils import get_ray_address_file
 from ray.train._internal.session import _TrainingResult
+from ray.train._internal.storage import StorageContext
 from ray.tune import Callback, Checkpoint, tune
 from ray.tune.callback import CallbackList
 from ray.tune.execution.experiment_state import _ExperimentCheckpointManager
 from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment import Trial
 from ray.tune.progress_reporter import TrialProgressCallback
+from ray.tune.search import SearchGenerator
 
 from raynas.run import ray_private
 
@@ -89,7 +93,7 @@ def test_trials_that_have_ended_are_forgotten_and_no_snapshot_is_written_but_the
     monkeypatch.setattr(ray_private, "_snapshot", lambda manager, save_fn, force, wait: snapshots.append(force))
     controller, listed = Controller(), None
     original = _ExperimentCheckpointManager.sync_up_experiment_state
-    with ray_private.forgetful():
+    with ray_private.unburdened():
         listed = controller._trials
         _ExperimentCheckpointManager.sync_up_experiment_state(None, save_fn=controller.save_to_dir)
         assert controller._trials is listed
@@ -102,6 +106,18 @@ def test_trials_that_have_ended_are_forgotten_and_no_snapshot_is_written_but_the
         assert snapshots == [True]
     assert _ExperimentCheckpointManager.sync_up_experiment_state is ray_private._snapshot
     monkeypatch.setattr(_ExperimentCheckpointManager, "sync_up_experiment_state", original)
+
+
+def test_a_new_trial_shares_the_client_of_the_storage() -> None:
+    assert "spec = copy.deepcopy(experiment_spec)" in inspect.getsource(SearchGenerator.create_trial_if_possible)
+    storage = object.__new__(StorageContext)
+    storage.storage_filesystem, storage.trial_dir_name = SubTreeFileSystem("/", LocalFileSystem()), "t1"
+    with ray_private.unburdened():
+        copied = copy.deepcopy({"storage": storage})["storage"]
+    assert copied is not storage
+    assert copied.storage_filesystem is storage.storage_filesystem
+    assert copied.trial_dir_name == "t1"
+    assert not hasattr(StorageContext, "__deepcopy__")
 
 
 def test_what_repeats_the_errors_of_trials_is_silent() -> None:

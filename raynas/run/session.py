@@ -24,7 +24,7 @@ from raynas.results import Tables
 from raynas.run.checkpoints import EACH_REPORT, NEVER, run_config
 from raynas.run.connect import connect
 from raynas.run.display import Display
-from raynas.run.ray_private import forgetful, quieten
+from raynas.run.ray_private import quieten, unburdened
 from raynas.run.recorder import Recorder
 from raynas.run.schedulers import make_scheduler, remembers, replay
 from raynas.run.slots import needs_of, slots
@@ -133,7 +133,7 @@ class Session:
             self.console.print(f"{done} trials are done, {self.config.trials} were asked for: nothing is left to do", highlight=False)
         with ExitStack() as stack:
             stack.enter_context(_tune_environment())
-            stack.enter_context(forgetful())
+            stack.enter_context(unburdened())
             self._write_config()  # before anything is known: a folder with a configuration can be resumed, whatever happens next
             if left > 0:
                 room = self._join(stack)
