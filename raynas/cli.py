@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from raynas import signals
 from raynas.errors import RaynasError, RunFailed, RunLost
 
-DONE, FAILED, BAD_USAGE, AGAIN, INTERRUPTED = 0, 1, 2, 75, 130
+DONE, FAILED, BAD_USAGE, AGAIN, INTERRUPTED = 0, 1, 2, RunLost.exit_code, 130
 
 
 class Repeated(argparse.Action):

@@ -1,5 +1,7 @@
 """Every error that raynas raises on purpose; a command turns each into one line and an exit code, 2 but for two of them."""
 
+from typing import ClassVar
+
 
 class RaynasError(Exception):
     """Base of all errors that a user can mend; the message says what was wrong, what is allowed and how to mend it."""
@@ -38,7 +40,9 @@ class ResumeError(RaynasError):
 
 
 class RunLost(RaynasError):
-    """What a run needs has gone (its cluster, its storage); nothing that was known is lost, and the run can be resumed; exit code 75."""
+    """What a run needs has gone: its cluster, its storage, or its folder, taken over by another process; the run can be resumed."""
+
+    exit_code: ClassVar[int] = 75  # EX_TEMPFAIL of sysexits.h
 
 
 class RunFailed(RaynasError):

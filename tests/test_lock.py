@@ -56,7 +56,7 @@ def elsewhere(folder: Path) -> None:
 
 def test_the_second_is_told_who_is_first(uri: str) -> None:
     with Lock(uri, "again") as held:
-        who = rf"host {module.socket.gethostname()}, pid {os.getpid()}, since \d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d UTC"
+        who = rf"host {module.socket.gethostname()}, pid {os.getpid()}, since \d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d\+00:00"
         message = rf"^\S+ is being written by another process: {who}; wait for its end, or choose another --out \(.* 60 s .*\)$"
         with pytest.raises(ResultsError, match=message), Lock(uri, "again"):
             pass

@@ -1,6 +1,7 @@
 """Everything private of Ray's that raynas uses is still there, and does what raynas needs. Mend raynas/run/ray_private.py where not."""
 
 import ast
+import copy
 import importlib.util
 import inspect
 import logging
@@ -12,11 +13,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
 from ray._common.utils import get_ray_address_file
 from ray._private import state, worker
 from ray.air.execution._internal import RayActorManager, TrackedActor
 from ray.exceptions import OutOfMemoryError, RayActorError
 from ray.train._internal.session import _TrainingResult
+from ray.train._internal.storage import StorageContext
 from ray.tune import Callback, Checkpoint, PlacementGroupFactory, tune
 from ray.tune.callback import CallbackList
 from ray.tune.error import _TuneStopTrialError
@@ -24,6 +27,7 @@ from ray.tune.execution.experiment_state import _ExperimentCheckpointManager
 from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment import Trial
 from ray.tune.progress_reporter import TrialProgressCallback
+from ray.tune.search import SearchGenerator
 
 from raynas.run import ray_private
 
@@ -88,7 +92,7 @@ def test_trials_that_have_ended_are_forgotten_and_no_snapshot_is_written_but_the
         def __init__(self) -> None:
             self._trials = [f"t{i}" for i in range(250)]
             self._stopped_trials, self._failed_trials = set(self._trials[:200:2]), set(self._trials[1:200:2])
-            self._trials_to_cache = set(self._trials)
+            self._trials_to_cache, self._waiting = set(self._trials), {"t3": 0.0}
             self._callbacks = CallbackList([mine, progress])
 
         def save_to_dir(self) -> None:
@@ -97,12 +101,12 @@ def test_trials_that_have_ended_are_forgotten_and_no_snapshot_is_written_but_the
     monkeypatch.setattr(ray_private, "_snapshot", lambda manager, save_fn, force, wait: snapshots.append(force))
     controller, listed = Controller(), None
     original = _ExperimentCheckpointManager.sync_up_experiment_state
-    with ray_private.forgetful():
+    with ray_private.unburdened():
         listed = controller._trials
         _ExperimentCheckpointManager.sync_up_experiment_state(None, save_fn=controller.save_to_dir)
         assert controller._trials is listed
-        assert listed == [f"t{i}" for i in range(100, 250)]  # those under way, and the newest of those that have ended
-        assert controller._stopped_trials | controller._failed_trials == set(listed[:100])
+        assert listed == ["t3", *(f"t{i}" for i in range(100, 250))]  # those under way or tried again, and the newest that have ended
+        assert controller._stopped_trials | controller._failed_trials == set(listed[:101])
         assert controller._trials_to_cache == set(listed)
         assert controller._callbacks._callbacks == [mine]
         assert snapshots == []
@@ -110,6 +114,18 @@ def test_trials_that_have_ended_are_forgotten_and_no_snapshot_is_written_but_the
         assert snapshots == [True]
     assert _ExperimentCheckpointManager.sync_up_experiment_state is ray_private._snapshot
     monkeypatch.setattr(_ExperimentCheckpointManager, "sync_up_experiment_state", original)
+
+
+def test_a_new_trial_shares_the_client_of_the_storage() -> None:
+    assert "spec = copy.deepcopy(experiment_spec)" in inspect.getsource(SearchGenerator.create_trial_if_possible)
+    storage = object.__new__(StorageContext)
+    storage.storage_filesystem, storage.trial_dir_name = SubTreeFileSystem("/", LocalFileSystem()), "t1"
+    with ray_private.unburdened():
+        copied = copy.deepcopy({"storage": storage})["storage"]
+    assert copied is not storage
+    assert copied.storage_filesystem is storage.storage_filesystem
+    assert copied.trial_dir_name == "t1"
+    assert not hasattr(StorageContext, "__deepcopy__")
 
 
 def test_what_repeats_the_errors_of_trials_is_silent() -> None:

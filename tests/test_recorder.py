@@ -300,7 +300,7 @@ def test_a_trial_that_is_tried_again_says_why_and_its_row_how_often(uri: str, tm
     run.report(trial, {"epoch": 3, "training_iteration": 1, "time_total_s": 1.0, "valid_accuracy": 0.5})
     run.recorder.on_trial_complete(0, [], trial)
     assert run.close().splitlines()[0] == "trial t0 lost (machine): the actor died; tried again in 1 s (1 of 3)"
-    assert [(row["status"], row["error"], row["fault"], row["retries"]) for row in rows(uri)] == [("finished", None, None, 1)]
+    assert [(row["status"], row["error"], row["fault"], row["retries"]) for row in rows(uri)] == [("finished", None, "machine", 1)]
 
 
 def test_a_row_says_whose_fault_a_failure_was(uri: str, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Everything of Ray's that is not public and that raynas needs all the same. tests/test_ray_private.py fails where Ray changes it."""
 
+import copy
 import logging
 import math
 import os
@@ -24,6 +25,7 @@ from ray._raylet import GcsClient  # type: ignore[attr-defined]
 from ray.air.execution._internal import RayActorManager
 from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.train._internal.session import _TrainingResult
+from ray.train._internal.storage import StorageContext
 from ray.tune import PlacementGroupFactory
 from ray.tune import tune as tune_module
 from ray.tune.error import _TuneStopTrialError
@@ -73,17 +75,20 @@ _snapshot = _ExperimentCheckpointManager.sync_up_experiment_state
 
 
 @contextmanager
-def forgetful() -> Iterator[None]:
-    """Has Tune forget trials that have ended, and write no snapshots of its state, as long as the context lasts.
+def unburdened() -> Iterator[None]:
+    """Spares Tune's control loop, as long as the context lasts, what would make it slower with each trial or wait for the storage.
 
-    It would keep every trial with its results, look at all of them in each turn, and write all of them into a file that we never read;
-    so it grew slower and larger with each. The moment of a snapshot, once a turn, is when the trials are forgotten.
+    Tune keeps every trial with its results, looks at all of them in each turn, and writes all of them into a snapshot that we never read:
+    trials that have ended are forgotten, at the moment of a snapshot, once a turn. And each new trial copies the client of the storage,
+    which connects anew: they share one.
     """
     _ExperimentCheckpointManager.sync_up_experiment_state = _forget
+    StorageContext.__deepcopy__ = lambda storage, memo: copy.copy(storage)
     try:
         yield
     finally:
         _ExperimentCheckpointManager.sync_up_experiment_state = _snapshot
+        del StorageContext.__deepcopy__
 
 
 def _forget(manager: Any, save_fn: Callable[[], None], force: bool = False, wait: bool = False) -> None:

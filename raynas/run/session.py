@@ -25,7 +25,7 @@ from raynas.run.checkpoints import EACH_REPORT, NEVER, run_config
 from raynas.run.connect import cluster
 from raynas.run.display import Display
 from raynas.run.ending import one_line
-from raynas.run.ray_private import forgetful, kept
+from raynas.run.ray_private import kept, unburdened
 from raynas.run.recorder import Recorder
 from raynas.run.resume import arch_of
 from raynas.run.retries import Retries
@@ -142,7 +142,7 @@ class Session:
         with ExitStack() as stack:
             stack.callback(self.searcher.engine.close)
             stack.enter_context(_tune_environment())
-            stack.enter_context(forgetful())
+            stack.enter_context(unburdened())
             self._write_config()  # before anything is known: a folder with a configuration can be resumed, whatever happens next
             if left > 0:
                 room = self._join(stack)

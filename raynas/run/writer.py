@@ -8,7 +8,10 @@ A storage that refuses is asked again, with growing pauses; one that hangs holds
 whoever runs the search calls now and then: it says so after `TROUBLE` seconds and raises after `GIVE_UP`.
 """
 
+import atexit
 import logging
+import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -182,7 +185,17 @@ class Writer:
     def _lose(self, error: RunLost) -> NoReturn:
         self.lost = error
         self._abandoned.set()
+        atexit.register(self._leave)
         raise error
+
+    def _leave(self) -> None:
+        """Ends the process if the thread hangs; the library of the storage would wait for it until an answer comes."""
+        if self._thread is not None and self._thread.is_alive():
+            self._thread.join(timeout=1.0)
+            if self._thread.is_alive():
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(RunLost.exit_code)
 
     # -- the thread --------------------------------------------------------------------------------------------------------
 
