@@ -173,6 +173,8 @@ def _ended(run: str, trials: int) -> Any:
 def test_workers_go_when_idle(cluster: Cluster) -> None:
     """From N nodes to none but the head, on which no trial ever ran."""
     wait(lambda: not cluster.workers(), cluster)
+    (status,) = [command for command in commands("ray exec") if "ray status" in command]
+    wait(lambda: re.search(r"Idle:\s+1 head\s+Pending:\s+\(no pending nodes\)", cluster.run(status)), cluster)
     (head,) = cluster.provider.non_terminated_nodes({})
     assert cluster.provider.internal_ip(head) not in {line["node"] for line in cluster.log()}
     assert {line["node"] for line in cluster.log()} <= {
