@@ -34,6 +34,10 @@ class Epochs(tune.Trainable):  # type: ignore[misc]  # ray has no types
     def setup(self, config: dict[str, Any]) -> None:
         self.arch, self.epoch = config["arch"]["id"], 0
 
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self.setup(new_config)
+        return True
+
     def step(self) -> dict[str, Any]:
         self.epoch += 1
         with (folder() / LOG).open("a") as log:

@@ -13,8 +13,11 @@ import pytest
 import ray
 from faulty_trials import FOLDER, HANGING, Faulty, Slow, read_log
 from ray.cluster_utils import Cluster
+from ray.exceptions import GetTimeoutError
+from ray.tune import Tuner
 
 from raynas import run_search
+from raynas.errors import RunLost
 from raynas.run.failures import Hung
 from raynas.run.retries import Retries
 
@@ -134,3 +137,16 @@ def test_a_trial_whose_node_goes_away_goes_on_elsewhere(
     assert re.fullmatch(rf"trial {lost['trial_id']} lost \(machine\): ({seen}); tried again in 1 s \(1 of 3\)", said)
     log = [line for line in read_log(work) if line["arch"] == lost["arch_id"]]
     assert [(line["epoch"], line["node"] in gone) for line in log] == [(1, True), (2, True), (2, False), (3, False)]
+
+
+def test_what_ends_tune_ends_the_run_with_one_line_and_all_written(
+    cluster: Cluster, work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lose(*_: Any) -> None:
+        raise GetTimeoutError("placement group")
+
+    monkeypatch.setattr(Tuner, "fit", lose)
+    with pytest.raises(RunLost, match=r"head does not answer any more .* --resume \S+/run$"):
+        search(tmp_path, trainable=Faulty, trials=1)
+    assert (tmp_path / "run" / "trials.parquet").exists()
+    assert "placement group" in (tmp_path / "run" / "errors" / "run.txt").read_text()

@@ -8,17 +8,20 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ray.exceptions import RayActorError
 from rich.console import Console
 from test_oneshot import alone, reports  # noqa: F401  # a fixture for all tests here
 
 from raynas import results, storage
 from raynas.config import RunConfig
 from raynas.errors import ResumeError
+from raynas.run.retries import Retries
 from raynas.run.settings import new_run, resumed_run
-from raynas.run.supernets import Supernets
+from raynas.run.supernets import SearchLog, Supernets
 from raynas.search import main
 from raynas.spaces.darts import GENOTYPES, DARTSSpace
 from searchers import oneshot_method
@@ -254,3 +257,15 @@ def test_a_run_without_any_architecture_fails(tmp_path: Path) -> None:
 def test_there_are_four_seeds_unless_told_otherwise(given: dict[str, Any], trials: int, trainable: str, tmp_path: Path) -> None:
     config, _ = new_run({"space": "darts", "out": str(tmp_path / "run")} | given)
     assert (config.trials, config.trainable) == (trials, trainable)
+
+
+def test_a_search_that_its_machine_fails_is_tried_again(tmp_path: Path) -> None:
+    output, retries = io.StringIO(), Retries(3)
+    log = SearchLog(str(tmp_path), range(4, 5), retries)
+    log.console = Console(file=output, width=200)
+    (tmp_path / "error.txt").write_text("Failure # 1 (occurred at 2026-11-24_23-14-55)\nits node has died\n")
+    trial = SimpleNamespace(trial_id="t", config={"seed": 4}, last_result={}, error_file=str(tmp_path / "error.txt"))
+    assert retries.judge(trial, RayActorError(), False) == 1
+    log.on_trial_recover(0, [], trial)
+    assert output.getvalue() == "seed 4 lost (machine): NodeDiedError: its node was lost; tried again in 1 s (1 of 3)\n"
+    assert log.open == [4]

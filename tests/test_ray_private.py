@@ -252,3 +252,13 @@ def test_a_head_that_is_lost_is_outlived_unless_the_user_says_otherwise(monkeypa
     ray_private.outlive_head()
     assert [os.environ[key] for key in keys] == ["7", "600"]
     monkeypatch.delenv(keys[1])
+
+
+def test_a_trial_that_cannot_have_the_process_of_another_is_lost_not_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tune itself gives it up without a word to anybody."""
+    told: list[tuple[Any, Exception]] = []
+    monkeypatch.setattr(ray_private.KeptController, "_process_trial_failure", lambda _, trial, error: told.append((trial, error)))
+    object.__new__(ray_private.KeptController)._on_trial_reset("trial", False)
+    ((trial, error),) = told
+    assert trial == "trial"
+    assert isinstance(error, RayActorError)

@@ -24,7 +24,7 @@ _DEATHS = {  # what Ray writes of an actor that is gone -> in a few words; the f
     r"is unavailable": "ActorUnavailableError: its process is out of reach",
     r"never ran": "ActorDiedError: its process never started",
 }
-_TUNES_STORAGE = re.compile(r"ray/train/_internal/(storage|_checkpoint)\.py|ray/tune/trainable/util\.py")  # frames that persist and fetch
+_TUNES_STORAGE = re.compile(r"ray/train/(_internal/storage|_checkpoint)\.py")  # frames that persist and fetch checkpoints
 _OF_DISKS = frozenset({EDQUOT, EIO, EMFILE, ENFILE, ENOSPC, EROFS, ESTALE})
 _OF_DEVICES = re.compile(r"uncorrectable ECC|fallen off the bus|devices? (?:is|are|\(s\) is/are) busy or unavailable|driver shutting down")
 
