@@ -112,6 +112,9 @@ def write_bytes(fs: Any, path: str, data: Any, temporary_in: str | None = None) 
         if not direct:
             fs.move(temporary, path)
     except OSError as error:
+        if not direct:
+            with suppress(OSError):  # a disk that is full needs the room
+                fs.delete_file(temporary)
         raise ResultsError(f"cannot write {path}: {first_line(error)}") from error
 
 

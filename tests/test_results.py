@@ -370,6 +370,13 @@ def test_json_is_indented_and_leaves_no_temporary_file(tmp_path: Path) -> None:
     assert tree(tmp_path) == {"best.json"}
 
 
+def test_a_write_that_fails_leaves_no_temporary_file(tmp_path: Path) -> None:
+    (tmp_path / "best.json").mkdir()
+    with pytest.raises(ResultsError, match=r"^cannot write \S+best\.json: "):
+        storage.write_json(str(tmp_path), "best.json", {"a": 1})
+    assert tree(tmp_path) == set()
+
+
 def test_missing_or_damaged_json_is_one_clear_line(tmp_path: Path) -> None:
     with pytest.raises(ResultsError, match=r"config\.json does not exist; is .* the folder of a run\?$"):
         storage.read_json(str(tmp_path), "config.json")
