@@ -45,23 +45,23 @@ def address(machine: Path) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("", 0))
         port = free.getsockname()[1]
-    own = environment(machine, PYTHONPATH=str(ROOT), ON="a worker")
+    own = environment(machine, PYTHONPATH=str(ROOT), ON="a worker", RAY_AUTH_MODE="token")
     common = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"]
     head = [*common, "--head", f"--port={port}", "--num-cpus=0", "--include-dashboard=false"]
     node = [*common, f"--address=127.0.0.1:{port}", "--num-cpus=1", "--num-gpus=1"]
     started = []
     try:
         for command in (head, node):
-            quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-            started.append(subprocess.Popen(command, cwd=machine, env=own, start_new_session=True, **quiet))
+            with (machine / "log").open("a") as log:
+                started.append(subprocess.Popen(command, cwd=machine, env=own, stdout=log, stderr=log, start_new_session=True))
             deadline = time.monotonic() + 60
-            while time.monotonic() < deadline and not (machine / "ray" / "ray_current_cluster").exists():
+            while time.monotonic() < deadline and (machine / "log").read_text().count("Ray runtime started") < len(started):
+                assert started[-1].poll() is None, (machine / "log").read_text()
                 time.sleep(0.2)
         yield f"127.0.0.1:{port}"
     finally:
         for process in started:
-            os.killpg(process.pid, signal.SIGTERM)
-        for process in started:
+            os.killpg(process.pid, signal.SIGKILL)
             process.wait(30)
 
 

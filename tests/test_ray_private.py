@@ -109,7 +109,7 @@ with cluster("local") as joined:
     names = {p.name() for p in everyone}
     open_at = {c.laddr.ip for p in everyone for c in p.net_connections("inet") if c.status == "LISTEN"}
     groups = {os.getpgid(p.pid) for p in me.children()} - {os.getpgid(0)}
-    mode = os.environ.get("RAY_AUTH_MODE")
+    (mode,) = {p.environ().get("RAY_AUTH_MODE") for p in everyone if p.name() in ("raylet", "gcs_server")}
 gone, alive = psutil.wait_procs([p for p in everyone if p != me], timeout=5)
 print(repr((got == [signal.SIGTERM], sorted(open_at), len(groups) >= 2, mode, len(alive), {"raylet", "gcs_server"} <= names)))
 """
