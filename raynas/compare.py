@@ -199,11 +199,13 @@ def _run_all(config: CompareConfig) -> pa.Table:
     context = multiprocessing.get_context("spawn")  # forking a process with threads of Arrow and torch is not safe
     with (
         Progress(*columns, console=Console(stderr=True), transient=True) as progress,
-        ProcessPoolExecutor(min(config.processes or os.cpu_count() or 1, max(len(missing), 1)), context, signals.ignore) as pool,
+        ProcessPoolExecutor(min(config.processes or os.cpu_count() or 1, max(len(missing), 1)), context) as pool,
     ):
         task = progress.add_task("runs", total=len(runs), completed=len(runs) - len(missing))
         try:
-            for future in as_completed([pool.submit(_run, config, *run) for run in missing]):
+            with signals.shielding():
+                futures = [pool.submit(_run, config, *run) for run in missing]
+            for future in as_completed(futures):
                 future.result()
                 progress.advance(task)
         except BaseException:

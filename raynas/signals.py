@@ -55,9 +55,19 @@ def check() -> None:
 
 
 def ignore() -> None:
-    """For a process that a command has started and ends itself: a terminal sends signals to all of them."""
+    """Signals change nothing any more."""
     for number in STOPPING:
         signal.signal(number, signal.SIG_IGN)
+
+
+@contextmanager
+def shielding() -> Iterator[None]:
+    """Processes that are started within it get none of the signals, which a terminal sends to all: the command ends them itself."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager

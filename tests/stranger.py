@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from run_rows import report, started, trial
 
 from raynas.run import session as session_module
 from raynas.run.connect import Cluster
 from raynas.run.session import Session
 from raynas.run.store import RunStore
 from raynas.run.supernets import Supernets
-from tests.run_rows import report, started, trial
 
 ARCH = "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|skip_connect~0|nor_conv_3x3~1|nor_conv_3x3~2|"
 OTHER = ARCH.replace("skip_connect", "none")

@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from stranger import ARCH, CONFIG, SAVED, no_ray, write_run
 
 from raynas import search, train
 from raynas.cli import BAD_USAGE, DONE, FAILED, INTERRUPTED
@@ -17,7 +19,6 @@ from raynas.results import read
 from raynas.run.resume import read_earlier
 from raynas.run.session import Session
 from raynas.storage import parse_json
-from tests.stranger import ARCH, CONFIG, SAVED, no_ray, write_run
 from trainables.learning.model_file import load_model
 
 __all__ = ["no_ray"]
@@ -85,7 +86,7 @@ def test_a_damaged_file_of_a_search(name: str, tmp_path: Path, no_ray: list[Sess
     value, config = FILES[name]
     run = write_run(tmp_path / "run", config)
     good = (tmp_path / "run" / "config.json").read_bytes()
-    texts = [*RAW, *(json.dumps(made).encode() for made in mutations(value, 1, 60))]
+    texts = [*RAW, *(json.dumps(made).encode() for made in mutations(value, 1, 12))]
     for text in texts:
         (tmp_path / "run" / "config.json").write_bytes(good)
         (tmp_path / "run" / name).write_bytes(text)
@@ -103,7 +104,7 @@ def test_a_damaged_file_of_a_search(name: str, tmp_path: Path, no_ray: list[Sess
 @pytest.mark.parametrize("column", ["arch", "checkpoint"])
 def test_damaged_json_in_rows(column: str, tmp_path: Path, no_ray: list[Session], capsys: pytest.CaptureFixture[str]) -> None:
     value = {"space": "nasbench201", "id": ARCH, "arch": ARCH} if column == "arch" else SAVED
-    texts = [*(text.decode("latin-1") for text in RAW), *(json.dumps(made) for made in mutations(value, 2, 40))]
+    texts = [*(text.decode("latin-1") for text in RAW), *(json.dumps(made) for made in mutations(value, 2, 12))]
     for i, text in enumerate(texts):
         run = write_run(tmp_path / str(i), **{column: text})
         check(search.main(["--resume", run]), capsys, text)
@@ -131,7 +132,8 @@ def test_rows_that_no_run_writes(
     table = pq.read_table(file)
     for name, values in change.items():
         i = table.column_names.index(name)
-        table = table.set_column(i, table.schema.field(name).with_nullable(True), [values])
+        field = table.schema.field(name).with_nullable(True)
+        table = table.set_column(i, field, pa.array(values, field.type))
     pq.write_table(table, file)
     code = search.main(["--resume", run])
     if said is None:

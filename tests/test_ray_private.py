@@ -7,6 +7,9 @@ import inspect
 import logging
 import math
 import os
+import subprocess
+import sys
+import tempfile
 from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +18,7 @@ from typing import Any
 import pytest
 from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
 from ray._common.utils import get_ray_address_file
-from ray._private import state, worker
+from ray._private import accelerators, ray_constants, services, state, worker
 from ray.air.execution._internal import RayActorManager, TrackedActor
 from ray.exceptions import OutOfMemoryError, RayActorError
 from ray.train._internal.session import _TrainingResult
@@ -262,3 +265,65 @@ def test_a_trial_that_cannot_have_the_process_of_another_is_lost_not_forgotten(m
     ((trial, error),) = told
     assert trial == "trial"
     assert isinstance(error, RayActorError)
+
+
+def test_a_local_cluster_is_closed_to_others_and_leaves_signals_alone() -> None:
+    """In a process of its own: which addresses Ray listens on, what becomes of SIGTERM, and what is left at the end."""
+    code = """
+import os, signal, time
+from pathlib import Path
+import ray, psutil
+from raynas.run.connect import cluster
+
+got = []
+signal.signal(signal.SIGTERM, lambda number, frame: got.append(number))
+with cluster("local") as joined:
+    @ray.remote(num_cpus=1)
+    def busy(path):
+        Path(path).touch()
+        time.sleep(60)
+    ref = busy.remote("began")
+    while not Path("began").exists():
+        time.sleep(0.1)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(0.1)
+    me = psutil.Process()
+    everyone = [me, *me.children(recursive=True)]
+    names = {p.name() for p in everyone}
+    open_at = {c.laddr.ip for p in everyone for c in p.net_connections("inet") if c.status == "LISTEN"}
+    groups = {os.getpgid(p.pid) for p in me.children()} - {os.getpgid(0)}
+    (mode,) = {p.environ().get("RAY_AUTH_MODE") for p in everyone if p.name() in ("raylet", "gcs_server")}
+gone, alive = psutil.wait_procs([p for p in everyone if p != me], timeout=5)
+print(repr((got == [signal.SIGTERM], sorted(open_at), len(groups) >= 2, mode, len(alive), {"raylet", "gcs_server"} <= names)))
+"""
+    with tempfile.TemporaryDirectory(prefix="rp-", dir="/tmp") as folder:
+        env = {k: v for k, v in os.environ.items() if k != "RAY_AUTH_MODE"} | {
+            "HOME": folder,
+            "RAY_TMPDIR": folder,
+            "PYTHONPATH": str(ROOT),
+        }
+        done = subprocess.run([sys.executable, "-c", code], cwd=folder, env=env, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    kept, open_at, grouped, mode, alive, all_there = ast.literal_eval(done.stdout.splitlines()[-1])
+    assert (kept, grouped, mode, alive, all_there) == (True, True, "token", 0, True)
+    assert set(open_at) <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
+
+
+def test_names_that_are_patched_exist() -> None:
+    assert ray_constants.ENABLE_RAY_CLUSTER
+    assert ray_constants.RAY_DISABLE_FAILURE_SIGNAL_HANDLER is False
+    assert "ConsolePopen(" in inspect.getsource(services.start_ray_process)
+    assert "set_sigterm_handler(sigterm_handler)" in inspect.getsource(worker.init)
+    assert "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO" in accelerators.RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO_ENV_VAR
+
+
+def test_a_token_is_shown_where_there_is_one(tmp_path: Path) -> None:
+    code = "import os\nfrom raynas.run import ray_private\nray_private.ask_for_token()\nprint(os.environ.get('RAY_AUTH_MODE'))"
+    told = []
+    for _ in range(2):
+        env = {k: v for k, v in os.environ.items() if not k.startswith("RAY_AUTH")} | {"HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
+        done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=60, check=True)
+        told.append(done.stdout.strip())
+        (tmp_path / ".ray").mkdir(exist_ok=True)
+        (tmp_path / ".ray" / "auth_token").write_text("0123456789abcdef" * 4)
+    assert told == ["None", "token"]

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from stranger import ARCH, SAVED, no_ray, write_run
 
 from raynas import ConfigError, search, storage, train, trust
 from raynas.cli import BAD_USAGE, INTERRUPTED
@@ -17,7 +18,6 @@ from raynas.run.checkpoints import Checkpoints
 from raynas.run.connect import carried
 from raynas.run.session import Session
 from raynas.run.settings import resumed_run
-from tests.stranger import ARCH, SAVED, no_ray, write_run
 from trainables.learning.model_file import load_model
 
 __all__ = ["no_ray"]
@@ -72,13 +72,13 @@ def test_code_that_is_repeated_or_trusted_is_loaded(tmp_path: Path, planted: Cal
     assert resumed_run(run, repeated, own=False) == resumed_run(run, {}, own=True)
     with pytest.raises(ConfigError, match=r"repeat --set searcher_options\.predictor=planted:thing, or"):
         resumed_run(run, {"scheduler": "planted:thing"}, own=False)
-    with pytest.raises(ConfigError, match="repeat --scheduler planted:thing "):
+    with pytest.raises(ConfigError, match="repeat --scheduler planted:thing, or"):
         resumed_run(run, repeated | {"scheduler": "planted:other"}, own=False)
 
 
 def test_a_run_of_ones_own_needs_neither_and_stays_it(tmp_path: Path, no_ray: list[Session]) -> None:
     run = str(tmp_path / "run")
-    given = ["--space", "tests.toy_space:ToySpace", "--searcher", "random", "--trainable", "tests.own_trials:Plain", "--trials", "3"]
+    given = ["--space", "toy_space:ToySpace", "--searcher", "random", "--trainable", "own_trials:Plain", "--trials", "3"]
     assert search.main([*given, "--out", run]) == INTERRUPTED
     assert trust.is_own(run)
     assert search.main(["--resume", run, "--trials", "4"]) == INTERRUPTED
@@ -87,9 +87,9 @@ def test_a_run_of_ones_own_needs_neither_and_stays_it(tmp_path: Path, no_ray: li
 
 
 def test_repeating_makes_no_run_ones_own_but_trusting_does(tmp_path: Path, no_ray: list[Session]) -> None:
-    config = {"trainable": "tests.own_trials:Plain", "trainable_options": {}, "max_epochs": 2}
+    config = {"trainable": "own_trials:Plain", "trainable_options": {}, "max_epochs": 2}
     run = write_run(tmp_path / "run", config)
-    assert search.main(["--resume", run, "--trainable", "tests.own_trials:Plain"]) == INTERRUPTED
+    assert search.main(["--resume", run, "--trainable", "own_trials:Plain"]) == INTERRUPTED
     assert not trust.is_own(run)
     assert search.main(["--resume", run]) == BAD_USAGE
     assert search.main(["--resume", run, "--trust"]) == INTERRUPTED
@@ -149,7 +149,7 @@ def test_a_best_architecture_loads_no_code(
 
 
 def test_a_best_architecture_beside_a_run_of_ones_own_is_believed_as_far_as_that_goes(tmp_path: Path) -> None:
-    run, own = str(tmp_path), "tests.toy_space:ToySpace"
+    run, own = str(tmp_path), "toy_space:ToySpace"
     storage.write_json(run, "config.json", trust.signed({"config": {"space": own}}))
     assert trust.vouched(run, {"space": own, "space_options": None})
     assert not trust.vouched(run, {"space": "planted:thing", "space_options": None})
