@@ -74,6 +74,12 @@ class Bananas(Method):
         if hasattr(make_predictor(self.predictor, self.predictor_options, self.encoding), "encoding"):
             feature_weights(self.encoding, space)
 
+    def warm_up(self, space: SearchSpace) -> None:
+        """Fits a model to nothing of meaning, for which libraries are loaded."""
+        rng = np.random.default_rng(0)
+        archs = [space.sample(rng) for _ in range(max(2, self.num_initial))]
+        make_predictor(self.predictor, self.predictor_options, self.encoding).fit(space, archs, np.arange(len(archs), dtype=np.float64), 0)
+
     def propose(self, space: SearchSpace, history: History, rng: np.random.Generator, count: int) -> Proposal:
         """The `count` candidates of highest acquisition under a model of everything observed."""
         archs, values = history.targets()

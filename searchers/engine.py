@@ -5,13 +5,15 @@
     search.tell(suggestion.arch, {"valid_accuracy": train(suggestion.arch)})
 
 Everything that must survive a restart is the history, the generator and the queue of proposals that were not handed out yet. A method
-that learns is asked beside the control loop (`fitting="process"`), and suggestions come from the queue meanwhile.
+that learns is asked beside the control loop (`fitting="process"`), and suggestions come from the queue meanwhile: a fit of BANANAS takes
+0.2 to 0.5 s of one core after up to 1,000 results, and 2 s after 10,000.
 """
 
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
+from functools import partial
 from typing import Any, TypeVar, get_args
 
 import numpy as np
@@ -50,8 +52,9 @@ class Engine:
         seed: with `fitting="inline"` and the same order of results, the same seed gives the same suggestions.
         max_budget: of a full evaluation; one that ends below it counts as stopped. None: none does.
         time_attr: the key of a report that holds the budget spent.
-        fitting: where a method that learns is asked: `inline`: within `ask`, reproducible; `process` or `thread`: beside the control loop,
-            so that `ask` never waits (`process` falls back to a thread where method or space cannot be sent to a process).
+        fitting: where a method that learns is asked: `inline`: within `ask`, reproducible; `apart`: the same in a process for which `ask`
+            waits, so that what models need is not loaded here; `process` or `thread`: beside the control loop, so that `ask` never waits
+            (a process gives way to a thread where method or space cannot be sent to it).
         points_to_evaluate: architectures to begin with, as `Arch` or as the plain JSON of one.
 
     Raises:
@@ -79,6 +82,7 @@ class Engine:
         self.space = within_limits(self.space, self.objective)
         self.max_budget, self.time_attr = max_budget, time_attr
         self.fitting: Where = fitting if method.learns else "inline"
+        self._waits = self.fitting in ("inline", "apart")
         self.history = History(method.carry)
         self.refits: list[Refit] = []
         self.problem: str | None = None  # why the method failed, where it never proposed anything
@@ -106,10 +110,9 @@ class Engine:
         if suggestion is None:
             self.exhausted = True
             return None
-        arch = suggestion.arch
-        self.history.start(arch)
+        self.history.start(suggestion.arch)
         if suggestion.expected is not None:
-            self._expected[arch.id] = suggestion.expected
+            self._expected[suggestion.arch.id] = suggestion.expected
         return suggestion
 
     def report(self, arch: Arch | str, report: Mapping[str, Any]) -> None:
@@ -243,17 +246,23 @@ class Engine:
     def _next(self) -> Suggestion | None:
         suggestion = self._pop(self._first)
         if suggestion is None and not self._starting():
-            if self.fitting != "inline":
-                self._collect()
+            if self._waits:
+                self._ask_method()
+            else:
                 self._launch()
-            elif not self._queue or len(self._fresh) >= self._batch():
-                pairs = self._comparable()
-                self._refill(self._guarded(lambda: fit(self.method, self.space, self.history, self._child_rng(), self._batch())), pairs)
             suggestion = self._pop(self._queue)
         if suggestion is None:
             arch = self._random() if self._starting() else self._stopgap()
             suggestion = None if arch is None else Suggestion(arch)
         return suggestion
+
+    def _ask_method(self) -> None:
+        """Waits for new proposals if they are due."""
+        if self._queue and len(self._fresh) < self._batch():
+            return
+        pairs = self._comparable()
+        propose = partial(fit, self.method, self.space) if self._beside is None else self._beside.fit
+        self._refill(self._guarded(lambda: propose(self.history, self._child_rng(), self._batch())), pairs)
 
     def _random(self) -> Arch | None:
         return next(iter(random_archs(self.space, self.history, self._rng, 1)), None)
@@ -291,8 +300,7 @@ class Engine:
 
     def _completed(self, arch_ids: list[str]) -> None:
         self._fresh += arch_ids
-        if self.fitting != "inline" and not self._starting():
-            self._collect()
+        if not self._waits and not self._starting():
             self._launch()
 
     def _comparable(self) -> list[tuple[float, float]]:
@@ -319,11 +327,12 @@ class Engine:
     def _warm_up(self) -> None:
         """Starts what a fit beside the control loop needs, while the first trials run."""
         if self.fitting != "inline" and self._beside is None:
-            self._beside = Beside(self.method, self.space, self.fitting)
+            self._beside = Beside(self.method, self.space, "thread" if self.fitting == "thread" else "process")
             self._beside.warm_up()
 
     def _launch(self) -> None:
-        """Starts a fit beside the control loop if one is due and none is running."""
+        """Starts a fit beside the control loop if one is due and, once its proposals are taken over, none is running."""
+        self._collect()
         if self._fit is not None or not self._fresh or (self._queue and len(self._fresh) < self._batch()):
             return
         self._warm_up()
@@ -358,10 +367,6 @@ class Engine:
 
     def to_json(self) -> dict[str, Any]:
         """The whole state as plain JSON; a fit that is running is left out and made up for after a restore."""
-
-        def plain(queue: Iterable[Suggestion]) -> list[Any]:
-            return [[s.arch.to_config(), s.budget, s.expected] for s in queue]
-
         return {
             "version": STATE_VERSION,
             "method": type(self.method).__name__,
@@ -370,8 +375,8 @@ class Engine:
             "reports": {arch_id: {k: v for k, v in r.items() if as_number(v) is not None} for arch_id, r in self._reports.items()},
             "expected": dict(self._expected),
             "fresh": self._learning + self._fresh,
-            "queue": plain(self._queue),
-            "first": plain(self._first),
+            "queue": [suggestion.to_json() for suggestion in self._queue],
+            "first": [suggestion.to_json() for suggestion in self._first],
             "rng": self._rng.bit_generator.state,
         }
 
@@ -384,14 +389,10 @@ class Engine:
         for key, mine in (("version", STATE_VERSION), ("method", type(self.method).__name__), ("space", self.space.name)):
             if state[key] != mine:
                 raise ResumeError(f"the saved state is of {key} {state[key]!r}, but this search is of {key} {mine!r}")
-
-        def queue(plain: Iterable[Any]) -> deque[Suggestion]:
-            return deque(Suggestion(Arch.from_config(config), budget, expected) for config, budget, expected in plain)
-
         self.close()
         self.history = History.from_json(state["history"], self.method.carry)
         self._reports, self._expected, self._fresh = dict(state["reports"]), dict(state["expected"]), list(state["fresh"])
-        self._queue, self._first = queue(state["queue"]), queue(state["first"])
+        self._queue, self._first = (deque(map(Suggestion.from_json, state[name])) for name in ("queue", "first"))
         self._rng.bit_generator.state = state["rng"]
 
     def __getstate__(self) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from searchers.method import Method, Proposal
 
 logger = logging.getLogger(__name__)
 
-Where = Literal["inline", "thread", "process"]
+Where = Literal["inline", "apart", "thread", "process"]
 _LOSSES = 3  # processes lost in a row, as to the memory monitor, after which a thread takes over
 _NICE = 10  # of the process: the control loop comes first, which starts trials; and trials last, to whose processes Ray gives 15
 
@@ -85,6 +85,10 @@ class Beside:
         self._additions = history.additions
         self._copy.follow(update)
         return self._executor.submit(self._fit, self._copy, rng, count)
+
+    def fit(self, history: History, rng: np.random.Generator, count: int) -> Fit:
+        """Has the method asked, and waits for what it proposes."""
+        return self.submit(history, rng, count).result()
 
     def close(self) -> None:
         """Ends the process, if there is one, and the thread; what is being fitted is given up."""
@@ -221,7 +225,7 @@ def _answer(requests: IO[bytes], answers: IO[bytes]) -> None:
     loaded, problem = None, ""
     try:
         loaded = _receive(requests)
-        loaded[0].check(loaded[1])  # loads what the method needs, while nobody waits for it yet
+        loaded[0].warm_up(loaded[1])  # while nobody waits for it yet
     except EOFError:
         raise
     except Exception as error:  # whatever importing the user's module raises

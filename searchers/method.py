@@ -50,6 +50,16 @@ class Suggestion:
     budget: float | None = None  # how much the evaluation may spend; None: a full one
     expected: float | None = None  # what the model expects of it: of the first objective, turned so that higher is better
 
+    def to_json(self) -> list[Any]:
+        """Plain JSON of it."""
+        return [self.arch.to_config(), self.budget, self.expected]
+
+    @classmethod
+    def from_json(cls, plain: Sequence[Any]) -> "Suggestion":
+        """The inverse of `to_json`."""
+        config, budget, expected = plain
+        return cls(Arch.from_config(config), budget, expected)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Method(ABC):
@@ -87,6 +97,9 @@ class Method(ABC):
     def full_batch(self, completed: int) -> int:
         """The same of a search that is not young any more."""
         return self.refit_every * max(completed, _MANY) // _MANY
+
+    def warm_up(self, space: SearchSpace) -> None:  # noqa: B027  # nothing to load unless a method says so
+        """Loads what proposals need; called where they are made in a process of its own, while the first trials run."""
 
     @abstractmethod
     def propose(self, space: SearchSpace, history: History, rng: np.random.Generator, count: int) -> Proposal:

@@ -21,7 +21,7 @@ from raynas.arch import Arch
 from raynas.history import History
 from raynas.spaces import SearchSpace
 from searchers import Bananas, Engine, FunctionMethod, Method, Proposal
-from searchers.fitting import Beside
+from searchers.fitting import Beside, Where
 
 QUICK: dict[str, Any] = {"encoding": "path", "pool": 40, "predictor_options": {"members": 2, "layers": 1, "width": 8, "epochs": 3}}
 
@@ -48,12 +48,26 @@ class Learning(FunctionMethod):
     learns: ClassVar[bool] = True
 
 
+def warm(space: SearchSpace, history: History, rng: np.random.Generator, count: int) -> Proposal:
+    """Tells by its memory what was called in this process."""
+    return Proposal([space.sample(rng)], memory=list(CALLED))
+
+
+CALLED: list[str] = []
+
+
+@dataclass(frozen=True, kw_only=True)
+class Warming(Learning):
+    def warm_up(self, space: SearchSpace) -> None:
+        CALLED.append(f"warm_up for {space.name}")
+
+
 @pytest.fixture
 def beside() -> Iterator[Any]:
     made: list[Engine] = []
 
     def make(method: Method, **options: Any) -> Engine:
-        made.append(Engine(method, ToySpace(4), fitting="process", **options))
+        made.append(Engine(method, ToySpace(4), **{"fitting": "process"} | options))
         return made[-1]
 
     yield make
@@ -89,6 +103,13 @@ def test_a_process_fits_and_is_kept(beside: Any) -> None:
     assert search.history.memory[0] not in (pid, os.getpid())
 
 
+def test_a_process_is_warmed_up(beside: Any) -> None:
+    search = beside(Warming(function=warm, num_initial=2, refit_every=2, refit_share=1.0))
+    run(search, 2)
+    assert search.history.memory == ["warm_up for toy"]
+    assert CALLED == []  # not here
+
+
 def test_there_are_proposals_for_all_workers(beside: Any) -> None:
     search = beside(Learning(function=of_process, num_initial=2, refit_every=2, refit_share=1.0))
     workers = [asked(search) for _ in range(20)]
@@ -98,12 +119,11 @@ def test_there_are_proposals_for_all_workers(beside: Any) -> None:
     assert search.history.memory[3] == 17  # trials that were under way; each worker may ask before the next fit is ready
 
 
-def test_a_process_and_a_thread_propose_the_same(beside: Any) -> None:
+@pytest.mark.parametrize(("where", "other"), [("process", "thread"), ("apart", "inline")])
+def test_a_process_proposes_the_same(where: Where, other: Where, beside: Any) -> None:
     found = []
-    for search in (
-        beside(Bananas(num_initial=4, refit_every=2, **QUICK), seed=3),
-        Engine(Bananas(num_initial=4, refit_every=2, **QUICK), ToySpace(4), seed=3, fitting="thread"),
-    ):
+    method = Bananas(num_initial=4, refit_every=2, **QUICK)
+    for search in (beside(method, seed=3, fitting=where), Engine(method, ToySpace(4), seed=3, fitting=other)):
         ids = []
         for _ in range(12):
             ids.append(asked(search).id)
@@ -111,6 +131,14 @@ def test_a_process_and_a_thread_propose_the_same(beside: Any) -> None:
             search.wait()
         found.append(ids)
     assert found[0] == found[1]
+
+
+def test_what_waits_for_its_process_is_told_of_errors(beside: Any, caplog: pytest.LogCaptureFixture) -> None:
+    search = beside(Learning(function=failing, num_initial=2, refit_every=2, refit_share=1.0), fitting="apart")
+    for _ in range(4):
+        search.tell(asked(search), 0.5)
+    assert search.problem == "MethodError: RuntimeError: the model is broken"
+    assert len(search.history.observed) == 4
 
 
 def test_a_lost_process_is_replaced(beside: Any, caplog: pytest.LogCaptureFixture) -> None:

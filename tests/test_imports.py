@@ -110,6 +110,7 @@ def test_no_label_reaches_what_a_searcher_thinks_with() -> None:
         ),
         ("import raynas.tables, raynas.config", "ray torch"),
         ("from searchers import Engine, Evolution; Engine(Evolution(), 'darts').ask()", "ray torch pyarrow"),
+        ("from searchers import Bananas, Engine; Engine(Bananas(), 'darts').ask()", "ray torch pyarrow"),
         ("from searchers import BananasSearch; BananasSearch.suggest", "torch"),
         ("import raynas; raynas.SPACES, raynas.Arch, raynas.History, raynas.Table, raynas.make_space('nasbench201')", "ray torch"),
     ],

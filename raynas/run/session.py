@@ -113,8 +113,8 @@ class Session:
             "objective": self.objective,
             "seed": config.seed if self.before is None else (config.seed, len(self.before.trials)),  # not the same draws again
             "max_epochs": self.plan.max_epochs,
-            # Beside trials that answer at once another process would always come too late.
-            "fitting": "inline" if self.plan.instant else "process",
+            # Trials that answer at once would not wait for a fit: so it is waited for.
+            "fitting": "apart" if self.plan.instant else "process",
         }
         if method is not None:
             return TuneSearcher(self.space, method=method, **settings)

@@ -2,23 +2,27 @@
 
 k: members, n: observations, d: features, b: batch, h: width. Source: White et al., arXiv 1910.11858, section 4. All members
 are trained at once with batched matrix products, and the gradient is written out: at this size the bookkeeping of automatic
-differentiation costs more than the products.
+differentiation costs more than the products. Settings are made where nothing is fitted, so torch is loaded by what computes.
 """
+
+from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from raynas.errors import ConfigError
 from raynas.model.predictors.base import EnsemblePrediction, Floats, VectorModel, check_candidates, check_observations
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 Loss = Literal["mae", "mse"]
 Schedule = Literal["cosine", "constant"]
@@ -58,12 +62,14 @@ class MLPEnsemble(VectorModel):
             if value is not None and value < 1:
                 raise ConfigError(f"the predictor's {name} must be at least 1, not {value}")
 
-    def fit(self, inputs: NDArray[np.float32], targets: Floats, seed: int, weights: Floats | None = None) -> "FittedMLPEnsemble":
+    def fit(self, inputs: NDArray[np.float32], targets: Floats, seed: int, weights: Floats | None = None) -> FittedMLPEnsemble:
         """Trains the ensemble on inputs (n, d) and targets (n,).
 
         Inputs are multiplied by weights (d,) after they were standardised: a function of those with small weights needs larger
         parameters, which gradient descent finds later.
         """
+        import torch
+
         check_observations(inputs, targets, weights)
         shift, scale = _moments(inputs) if self.standardize else (np.zeros(inputs.shape[1]), np.ones(inputs.shape[1]))
         scale = scale if weights is None else scale / weights
@@ -77,6 +83,8 @@ class MLPEnsemble(VectorModel):
 
     def _initial(self, features: int, generator: torch.Generator) -> tuple[Tensor, list[Tensor]]:
         """All parameters as one vector, and views of it: weights (k, in, out) of every layer, then biases (k, 1, out)."""
+        import torch
+
         sizes = [features, *[self.width] * self.layers, 1]
         shapes = [(self.members, a, b) for a, b in pairwise(sizes)] + [(self.members, 1, b) for b in sizes[1:]]
         flat = torch.zeros(sum(math.prod(shape) for shape in shapes))
@@ -94,6 +102,8 @@ class MLPEnsemble(VectorModel):
 
     def _train(self, x: Tensor, y: Tensor, generator: torch.Generator) -> tuple[list[Tensor], list[Tensor]]:
         """Adam (arXiv 1412.6980) with decoupled weight decay on the mean absolute or squared error."""
+        import torch
+
         (n, features), k = x.shape, self.members
         flat, views = self._initial(features, generator)
         weights, biases = views[: self.layers + 1], views[self.layers + 1 :]
@@ -129,6 +139,8 @@ class MLPEnsemble(VectorModel):
 
     def _gradient(self, x: Tensor, y: Tensor, weights: list[Tensor], biases: list[Tensor], grads: list[Tensor]) -> None:
         """Writes the gradient of the sum over members of the mean loss into `grads`: backpropagation, written out."""
+        import torch
+
         activations = [x]
         for layer, (w, b) in enumerate(zip(weights, biases, strict=True)):
             z = torch.baddbmm(b, activations[-1], w)  # (k, b, out)
@@ -145,6 +157,8 @@ class MLPEnsemble(VectorModel):
 @contextmanager
 def _one_thread() -> Iterator[None]:
     """Matrices this small are slower on several cores than on one, many times so where the cores are busy with trials."""
+    import torch
+
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -155,6 +169,8 @@ def _one_thread() -> Iterator[None]:
 
 def _split(flat: Tensor, shapes: Sequence[Sequence[int]]) -> list[Tensor]:
     """Consecutive pieces of `flat`, viewed in the given shapes."""
+    import torch
+
     return [piece.view(*shape) for piece, shape in zip(torch.split(flat, [math.prod(s) for s in shapes]), shapes, strict=True)]
 
 
@@ -177,6 +193,8 @@ class FittedMLPEnsemble:
 
     def predict(self, inputs: NDArray[np.float32]) -> EnsemblePrediction:
         """Predictions of all members for inputs (m, d)."""
+        import torch
+
         check_candidates(inputs, len(self.shift))
         x = torch.as_tensor((inputs - self.shift) / self.scale, dtype=torch.float32, device=self.weights[0].device)
         with torch.no_grad(), _one_thread():
