@@ -32,13 +32,13 @@ def test_a_failing_trial_is_one_line_and_a_file(tmp_path: Path) -> None:
             assert (said, row["latency"], row["epochs"], row["error_file"], row["fault"]) == ([], 2.5, 1, None, None)
             continue
         reason = "RuntimeError: CUDA error: device-side assert triggered"
-        assert (row["error"], row["fault"], row["retries"]) == (reason, "architecture", 1)
-        assert said == [
-            f"trial {row['trial_id']} failed (architecture): {reason}; tried again in 1 s (1 of 1)",
-            f"trial {row['trial_id']} failed: {reason}; see run/{row['error_file']}",
-        ]
+        assert (row["error"], row["fault"]) == (reason, "architecture")
+        again = f"trial {row['trial_id']} failed (architecture): {reason}; tried again in 1 s (1 of 1)"
+        assert said == [again] * row["retries"] + [f"trial {row['trial_id']} failed: {reason}; see run/{row['error_file']}"]
         text = (tmp_path / "run" / row["error_file"]).read_text()
-        assert text.count("For debugging consider passing CUDA_LAUNCH_BLOCKING=1\n") == 2  # both attempts
+        assert text.count("For debugging consider passing CUDA_LAUNCH_BLOCKING=1\n") == 1 + row["retries"]
         assert "KeyError: 'key'" in text
+    # What several trials failed with before any report is no accident.
+    assert [row["retries"] for row in rows if row["status"] == "failed"][:2] == [1, 1]
     assert not any("Traceback" in line or "Trials did not complete" in line for line in lines)
     assert json.loads((tmp_path / "run" / "best.json").read_text())["latency"] == 2.5

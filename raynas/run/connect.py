@@ -122,11 +122,22 @@ _FAILURES = (OSError, ValueError, RuntimeError, AuthenticationError, RaySystemEr
 
 def _join(address: str, modules: Collection[str]) -> None:
     _knock(address)
-    with _quiet_unless_joined():
+    plain = "://" not in address and ":" in address
+    if not plain or _wants_token(address):
         ask_for_token()
-        if "://" not in address and ":" in address:
+    with _quiet_unless_joined():
+        if plain:
             greet(address)
         ray.init(address=address, runtime_env=_environment(modules), **_OPTIONS)
+
+
+def _wants_token(address: str) -> bool:
+    try:
+        with _quiet_unless_joined():
+            greet(address)
+    except AuthenticationError:
+        return True
+    return False
 
 
 def _refused(address: str, error: Exception) -> str:

@@ -123,7 +123,8 @@ def _is_news(record: logging.LogRecord) -> bool:
 def ask_for_token() -> None:
     """Has Ray show the token that this user has, if any, to the cluster that is joined next; $RAY_AUTH_MODE counts where it is set.
 
-    `ray.init` does so for a cluster that it finds, not for an address that it is given. A cluster without tokens takes no notice.
+    `ray.init` does so for a cluster that it finds, not for an address that it is given. Not to be asked for by a cluster without tokens:
+    this process would then refuse what that cluster asks of it, and no actor would live.
     """
     maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
 
