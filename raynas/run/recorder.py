@@ -174,7 +174,7 @@ class Recorder(Callback):  # type: ignore[misc]  # ray has no types
             self.memory = self.searcher.memory
             self.store.put_json(_MEMORY, self.memory)
         if deletion := self.checkpoints.deletion():
-            self.store.then(deletion)
+            self.store.delete(deletion)
         if not self._best_written:
             self.write_best()
         self.store.check()
@@ -301,9 +301,9 @@ class Recorder(Callback):  # type: ignore[misc]  # ray has no types
         """
         try:
             self.write_best(self.searcher.recommend())
-            for action in (self.checkpoints.deletion(), self.summary.close):
-                if action is not None:
-                    self.store.then(action)
+            if deletion := self.checkpoints.deletion():
+                self.store.delete(deletion)
+            self.store.then(self.summary.close)
             self.store.close()
         finally:
             if self.display is not None:
