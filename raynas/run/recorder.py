@@ -48,6 +48,17 @@ class Searcher(Protocol):
         """Notes an intermediate result."""
 
 
+def check_names(objective: Objective) -> None:
+    """Refuses an objective or a limit that cannot be recorded.
+
+    Raises:
+        ConfigError: its metric has the name of a column of another meaning.
+    """
+    for name in [*(metric.name for metric in objective.metrics), *(limit.metric for limit in objective.limits)]:
+        if name in RESERVED:
+            raise ConfigError(f"{name} is a column of the tables that is no metric; report the metric under another name")
+
+
 class Recorder(Callback):  # type: ignore[misc]  # ray has no types
     """Records one run; made anew for a resumed one, with the tables read so far.
 
@@ -85,9 +96,7 @@ class Recorder(Callback):  # type: ignore[misc]  # ray has no types
         before: Tables | None = None,
         guard: Callable[[], None] = lambda: None,
     ) -> None:
-        for name in [*(metric.name for metric in objective.metrics), *(limit.metric for limit in objective.limits)]:
-            if name in RESERVED:
-                raise ConfigError(f"{name} is a column of the tables that is no metric; report the metric under another name")
+        check_names(objective)
         self.uri, self.searcher, self.objective, self.space = uri, searcher, objective, space
         self.max_epochs, self.command, self.about, self.scheduler = max_epochs, command, dict(about), scheduler
         self.checkpoints = Checkpoints(uri)

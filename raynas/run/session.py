@@ -25,7 +25,7 @@ from raynas.run.checkpoints import EACH_REPORT, NEVER, run_config
 from raynas.run.connect import connect
 from raynas.run.display import Display
 from raynas.run.ray_private import quieten, unburdened
-from raynas.run.recorder import Recorder
+from raynas.run.recorder import Recorder, check_names
 from raynas.run.schedulers import make_scheduler, remembers, replay
 from raynas.run.slots import needs_of, slots
 from raynas.run.summary import Run, read_run
@@ -64,6 +64,7 @@ class Session:
         check_trainable(self.trainable, config.trainable)
         declared = {metric.name: metric for metric in getattr(self.trainable, "metrics", ())}
         self.objective = Objective.parse(config.objective, config.limit, declare(config.metrics, METRICS | declared))
+        check_names(self.objective)
         self.trial_config = self._trial_config()
         self.plan = self._plan()
         self.space = self.plan.space or self.whole_space  # what trials can answer
