@@ -24,7 +24,6 @@ What lets a writer be killed at any moment, and a reader read meanwhile:
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -34,7 +33,7 @@ import pyarrow.parquet as pq
 
 from raynas.errors import DamagedError, ResultsError
 from raynas.outcome import COSTS, METRICS, Outcome
-from raynas.storage import filesystem, first_line, list_files, read_bytes
+from raynas.storage import filesystem, first_line, in_parallel, list_files, read_bytes
 
 _ATTEMPTS = 10  # readings of a folder whose parts a live writer keeps merging
 
@@ -175,8 +174,7 @@ def read_parts(fs: Any, parts: Sequence[Part]) -> list[Any]:
         except FileNotFoundError:
             return None
 
-    with ThreadPoolExecutor(8) as pool:  # on remote storage the time goes into waiting
-        contents = list(pool.map(content, parts))
+    contents = in_parallel(content, parts)
     return [None if data is None else _parse(data, part.path, part.kind) for part, data in zip(parts, contents, strict=True)]
 
 

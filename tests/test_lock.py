@@ -1,6 +1,7 @@
 """One writer a run folder: who comes second is told who was first, and who has died is taken over."""
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -113,10 +114,10 @@ def test_a_process_of_this_machine_that_was_killed_is_taken_over_at_once(tmp_pat
             pass
         holder.kill()
         until(lambda: Path(f"/proc/{holder.pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z")  # nobody has waited for it yet
-        with Lock(uri, "again"):
+        with caplog.at_level(logging.INFO), Lock(uri, "again"):
             assert locks(tmp_path / "run") == ["beat", "json"]
         holder.wait()
-    assert "was left by a process that is gone" in caplog.text
+    assert f"was left by a process that is gone (host {module.socket.gethostname()}, pid {holder.pid})" in caplog.text
 
 
 def test_another_process_under_the_same_number_is_not_the_holder(tmp_path: Path) -> None:

@@ -58,7 +58,6 @@ def test_a_live_run_is_left_alone_and_a_killed_one_taken_over(tmp_path: Path) ->
     known = results.read(str(tmp_path / "run"))
     code, printed, errors = ended(started(tmp_path, "-m", "raynas.search", "--resume", "run", "--trials", str(len(known.trials) + 4)))
     assert code == 0, errors
-    assert "left by a process that is gone" in errors
     tables = results.read(str(tmp_path / "run"))
     assert len(tables.trials) == len(set(tables.trials["arch_id"].to_pylist())) == len(known.trials) + 4
     assert not [path for path in (tmp_path / "run").iterdir() if path.name.startswith(".")]

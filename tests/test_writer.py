@@ -132,9 +132,10 @@ def test_a_storage_in_trouble_for_too_long_ends_the_run(uri: str, kind: str, mon
 def test_trouble_at_the_very_end_is_not_silent(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "GIVE_UP", 0.3)
     writer = Writer(uri, lambda text: None, nothing)
-    add(writer, 0)  # type: ignore[arg-type]
-    with trouble(refuses=True), pytest.raises(RunLost, match="4 rows could not be written"):
-        writer.close()
+    with trouble(refuses=True):
+        add(writer, 0)  # type: ignore[arg-type]
+        with pytest.raises(RunLost, match="4 rows could not be written"):
+            writer.close()
 
 
 def test_what_need_not_succeed_is_a_warning_once(uri: str, caplog: pytest.LogCaptureFixture) -> None:

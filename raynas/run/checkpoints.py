@@ -105,13 +105,16 @@ class Checkpoints:
         return partial(self._delete, folders, single) if folders or single else None
 
     def _delete(self, folders: Collection[str], single: Collection[str]) -> None:
-        for path in [*single, *(path for folder in folders for path in self._folders(folder))]:
-            try:
-                self._fs.delete_dir(f"{self._root}/{path}")
-            except FileNotFoundError:  # with all others of its trial
-                continue
-            except OSError as error:
-                logger.warning("the checkpoint %s cannot be deleted: %s", path, error)
+        single = [path for path in single if path.rpartition("/")[0] not in folders]
+        storage.in_parallel(self._delete_one, [*single, *(path for folder in folders for path in self._folders(folder))])
+
+    def _delete_one(self, path: str) -> None:
+        try:
+            self._fs.delete_dir(f"{self._root}/{path}")
+        except FileNotFoundError:  # with all others of its trial
+            return
+        except OSError as error:
+            logger.warning("the checkpoint %s cannot be deleted: %s", path, storage.first_line(error))
 
     def _inside(self, checkpoint: Any) -> str:
         return str(checkpoint.path).removeprefix(f"{self._root}/")

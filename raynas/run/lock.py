@@ -94,7 +94,7 @@ class Lock:
                 if not _gone(claim) and now - claim["seen"] < DEAD_AFTER:
                     self._delete(self._id)
                     return claim
-                logger.warning("%s was left by a process that is gone (host %s, pid %s)", self.uri, claim.get("host"), claim.get("pid"))
+                logger.info("%s was left by a process that is gone (host %s, pid %s)", self.uri, claim.get("host"), claim.get("pid"))
                 self._delete(name)
             write_bytes(self._fs, _path(self._root, self._id, "beat"), b"")
         except OSError as error:

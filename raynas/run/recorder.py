@@ -49,6 +49,17 @@ class Searcher(Protocol):
         """Notes an intermediate result."""
 
 
+def check_names(objective: Objective) -> None:
+    """Refuses an objective or a limit that cannot be recorded.
+
+    Raises:
+        ConfigError: its metric has the name of a column of another meaning.
+    """
+    for name in [*(metric.name for metric in objective.metrics), *(limit.metric for limit in objective.limits)]:
+        if name in RESERVED:
+            raise ConfigError(f"{name} is a column of the tables that is no metric; report the metric under another name")
+
+
 class Recorder(Callback):  # type: ignore[misc]  # ray has no types
     """Records one run; made anew for a resumed one, with the tables read so far.
 
@@ -90,9 +101,7 @@ class Recorder(Callback):  # type: ignore[misc]  # ray has no types
         guard: Callable[[], None] = lambda: None,
         retries: Retries | None = None,
     ) -> None:
-        for name in [*(metric.name for metric in objective.metrics), *(limit.metric for limit in objective.limits)]:
-            if name in RESERVED:
-                raise ConfigError(f"{name} is a column of the tables that is no metric; report the metric under another name")
+        check_names(objective)
         self.uri, self.searcher, self.objective, self.space = uri, searcher, objective, space
         self.max_epochs, self.command, self.about, self.scheduler = max_epochs, command, dict(about), scheduler
         self.device = device
@@ -181,7 +190,7 @@ class Recorder(Callback):  # type: ignore[misc]  # ray has no types
             self.memory = self.searcher.memory
             self.store.put_json(_MEMORY, self.memory)
         if deletion := self.checkpoints.deletion():
-            self.store.then(deletion)
+            self.store.delete(deletion)
         if not self._best_written:
             self.write_best()
         self.store.check()
@@ -317,9 +326,9 @@ class Recorder(Callback):  # type: ignore[misc]  # ray has no types
         """
         try:
             self.write_best(self.searcher.recommend())
-            for action in (self.checkpoints.deletion(), self.summary.close):
-                if action is not None:
-                    self.store.then(action)
+            if deletion := self.checkpoints.deletion():
+                self.store.delete(deletion)
+            self.store.then(self.summary.close)
             self.store.close()
         finally:
             if self.display is not None:

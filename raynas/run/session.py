@@ -26,7 +26,7 @@ from raynas.run.connect import cluster
 from raynas.run.display import Display
 from raynas.run.ending import one_line
 from raynas.run.ray_private import kept, unburdened
-from raynas.run.recorder import Recorder
+from raynas.run.recorder import Recorder, check_names
 from raynas.run.resume import arch_of
 from raynas.run.retries import Retries
 from raynas.run.schedulers import make_scheduler, remembers, replay
@@ -71,6 +71,7 @@ class Session:
         check_trainable(self.trainable, config.trainable)
         declared = {metric.name: metric for metric in getattr(self.trainable, "metrics", ())}
         self.objective = Objective.parse(config.objective, config.limit, declare(config.metrics, METRICS | declared))
+        check_names(self.objective)
         self.trial_config = self._trial_config()
         self.plan = self._plan()
         self.space = self.plan.space or self.whole_space  # what trials can answer

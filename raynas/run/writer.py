@@ -2,7 +2,7 @@
 
 What is handed over goes into a batch; the thread takes the batch and leaves an empty one. A batch is written in this order, which is
 what lets the process be killed at any moment: files that rows name, rows (see `RunStore.flush`), JSON about them, and at last what may
-only happen once they are on disk, as the deletion of checkpoints to which no row points any more.
+only happen once they are on disk, as the deletion of checkpoints to which no row points any more (by a second thread).
 
 A storage that refuses is asked again, with growing pauses; one that hangs holds up the thread only. Both are seen by `check`, which
 whoever runs the search calls now and then: it says so after `TROUBLE` seconds and raises after `GIVE_UP`.
@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from queue import SimpleQueue
 from typing import Any, NoReturn
 
 from raynas.errors import DamagedError, RunLost
@@ -42,9 +43,10 @@ class Batch:
     rows: Rows = field(default_factory=Rows)
     values: dict[str, Any] = field(default_factory=dict)  # name in the run folder -> plain JSON
     then: list[Callable[[], None]] = field(default_factory=list)
+    deletions: list[Callable[[], None]] = field(default_factory=list)
 
     def __bool__(self) -> bool:
-        return bool(self.files or self.rows or self.values or self.then)
+        return bool(self.files or self.rows or self.values or self.then or self.deletions)
 
 
 class Writer:
@@ -67,8 +69,10 @@ class Writer:
         self.uri, self._say, self._periodically, self._guard = uri, say, periodically, guard
         self._store = RunStore(uri)
         self._batch, self._writing = Batch(), Batch()
+        self._deletions: SimpleQueue[Callable[[], None] | None] = SimpleQueue()  # None: there are no more
         self._change = threading.Condition()
         self._thread: threading.Thread | None = None
+        self._deleter: threading.Thread | None = None
         self._hurried = self._closing = self._merged = False
         self._since: float | None = None  # when the first attempt began at what the thread is trying; None: nothing
         self._reason = "no answer"  # of the last refusal
@@ -117,6 +121,12 @@ class Writer:
             self._batch.then.append(action)
             self._wake()
 
+    def delete(self, action: Callable[[], None]) -> None:
+        """Likewise, but no later row waits for it: it is for what takes many requests, and another thread does it."""
+        with self._change:
+            self._batch.deletions.append(action)
+            self._wake()
+
     @property
     def waiting(self) -> int:
         """Rows that are not on disk."""
@@ -148,11 +158,16 @@ class Writer:
             self._closing = True
             self._wake()
         self._await(lambda: self._merged)
+        self._deletions.put(None)
+        if self._deleter is not None:
+            self._deleter.join(timeout=GIVE_UP)
 
     def _wake(self) -> None:
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name="raynas-writer", daemon=True)  # one that hangs must not keep us
+        if self._thread is None:  # daemons: one that hangs must not keep us
+            self._thread = threading.Thread(target=self._work, name="raynas-writer", daemon=True)
+            self._deleter = threading.Thread(target=self._delete, name="raynas-deleter", daemon=True)
             self._thread.start()
+            self._deleter.start()
         self._change.notify_all()
 
     def _await(self, done: Callable[[], bool]) -> None:
@@ -185,6 +200,7 @@ class Writer:
     def _lose(self, error: RunLost) -> NoReturn:
         self.lost = error
         self._abandoned.set()
+        self._deletions.put(None)
         atexit.register(self._leave)
         raise error
 
@@ -231,6 +247,8 @@ class Writer:
             self._insist(partial(self._store.write_next, batch.rows))
         for name, value in batch.values.items():
             self._insist(partial(self._store.put, name, json_bytes(value)))
+        for action in batch.deletions:
+            self._deletions.put(action)
         for action in batch.then:
             self._once(action)
         self._once(self._store.merge_levels)
@@ -255,10 +273,17 @@ class Writer:
         if self._abandoned.is_set():
             return
         self._since = time.monotonic()
+        self._try(action)
+        self._since = None
+
+    def _try(self, action: Callable[[], None]) -> None:
         try:
             action()
         except Exception as error:
             if (text := first_line(error)) not in self._warned:
                 self._warned.add(text)
                 logger.warning("%s", text)
-        self._since = None
+
+    def _delete(self) -> None:
+        while (action := self._deletions.get()) is not None and not self._abandoned.is_set():
+            self._try(action)
