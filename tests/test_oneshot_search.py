@@ -22,6 +22,7 @@ from raynas.errors import ResumeError
 from raynas.run.retries import Retries
 from raynas.run.settings import new_run, resumed_run
 from raynas.run.supernets import SearchLog, Supernets
+from raynas.run.writer import Writer
 from raynas.search import main
 from raynas.spaces.darts import GENOTYPES, DARTSSpace
 from searchers import oneshot_method
@@ -129,7 +130,9 @@ def test_equal_architectures_are_trained_once(tmp_path: Path) -> None:
     prepared(tmp_path / "run")
     method, console = oneshot_method("darts", config().searcher_options), Console(file=io.StringIO(), width=300)
     assert method is not None
-    found = Supernets(method, config(), str(tmp_path / "run")).search(1, console)
+    store = Writer(str(tmp_path / "run"), print, lambda: None)
+    found = Supernets(method, config(), str(tmp_path / "run")).search(1, console, store)
+    store.close()
     assert [arch.id for arch in found] == [SPACE.from_genotype(**GENOTYPES[f"DARTS_V{i}"]).id for i in (1, 2)]
     console.file.seek(0)
     assert console.file.read().startswith("searches: 4, different architectures found: 2, 1 failed (it diverged); each is trained once")
@@ -261,8 +264,7 @@ def test_there_are_four_seeds_unless_told_otherwise(given: dict[str, Any], trial
 
 def test_a_search_that_its_machine_fails_is_tried_again(tmp_path: Path) -> None:
     output, retries = io.StringIO(), Retries(3)
-    log = SearchLog(str(tmp_path), range(4, 5), retries)
-    log.console = Console(file=output, width=200)
+    log = SearchLog(str(tmp_path), range(4, 5), Writer(str(tmp_path), print, lambda: None), Console(file=output, width=200), retries)
     (tmp_path / "error.txt").write_text("Failure # 1 (occurred at 2026-11-24_23-14-55)\nits node has died\n")
     trial = SimpleNamespace(trial_id="t", config={"seed": 4}, last_result={}, error_file=str(tmp_path / "error.txt"))
     assert retries.judge(trial, RayActorError(), False) == 1

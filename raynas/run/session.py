@@ -154,7 +154,7 @@ class Session:
                 try:
                     self._tell(recorder)
                     if left > 0 and self.supernets is not None:
-                        archs = self.supernets.search(room, self.console)
+                        archs = self.supernets.search(room, self.console, recorder.store)
                         self.searcher.enqueue(archs)
                         recorder.progress.trials, left = len(archs), len(archs) - done
                     if left > 0:

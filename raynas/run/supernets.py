@@ -8,7 +8,6 @@ or failed), `epoch, valid_accuracy` (of the supernet), `seconds, arch, error` an
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from pyarrow.fs import FileType
@@ -20,11 +19,12 @@ from raynas.arch import Arch
 from raynas.config import RunConfig
 from raynas.errors import ConfigError, ResultsError
 from raynas.registry import check_options, resolve
-from raynas.run.checkpoints import EACH_REPORT, KEPT, Checkpoints, checked, run_config
+from raynas.run.checkpoints import EACH_REPORT, Checkpoints, checked, run_config
 from raynas.run.display import percent
-from raynas.run.failures import failure, write_error
+from raynas.run.failures import failure
 from raynas.run.ray_private import kept
 from raynas.run.retries import Retries
+from raynas.run.writer import Writer
 from raynas.spaces import make_space
 from searchers import SEARCHERS, OneShot
 from trainables import TRAINABLES
@@ -81,18 +81,20 @@ class Supernets:
         self.trainable.plan(**options | common, seed=config.seed)
         self.trial_config = options | common
 
-    def search(self, slots: int, console: Console) -> list[Arch]:
+    def search(self, slots: int, console: Console, store: Writer) -> list[Arch]:
         """Runs the searches that are not done yet, `slots` at once; the distinct architectures that all of them found, by seed.
+
+        `store` writes the run folder.
 
         Raises:
             KeyboardInterrupt: it was interrupted; what is done, and the checkpoints of what is not, are kept.
         """
         seeds = range(self.config.seed, self.config.seed + self.config.trials)
-        log = SearchLog(self.uri, seeds, Retries.of(self.config), self.own)
+        log = SearchLog(self.uri, seeds, store, console, Retries.of(self.config), self.own)
         if log.open:
             what = f"{self.config.searcher} searches {self.config.space}: {len(log.open)} searches"
             console.print(f"{what}, {slots} at once; results go to {self.uri}", highlight=False, soft_wrap=True)
-            self._tune(log, slots, console)
+            self._tune(log, slots)
         if log.open:
             raise KeyboardInterrupt
         log.delete_checkpoints()
@@ -105,15 +107,14 @@ class Supernets:
         console.print(what, highlight=False, soft_wrap=True)
         return list(found.values())
 
-    def _tune(self, log: "SearchLog", slots: int, console: Console) -> None:
+    def _tune(self, log: "SearchLog", slots: int) -> None:
         config = self.config
         tuner = tune.Tuner(
             tune.with_resources(self.trainable, {"cpu": config.cpus_per_trial, "gpu": config.gpus_per_trial}),
             param_space=self.trial_config | {"seed": tune.grid_search(log.open)},
             tune_config=tune.TuneConfig(max_concurrent_trials=slots, trial_dirname_creator=lambda trial: f"seed-{trial.config['seed']}"),
-            run_config=run_config(self.uri, FOLDER, log, replace(EACH_REPORT, num_to_keep=KEPT)),
+            run_config=run_config(self.uri, FOLDER, log, EACH_REPORT),
         )
-        log.console = console  # not before: Tune pickles the log in the line above
         with kept(log.retries):
             tuner.fit()
 
@@ -146,9 +147,8 @@ def read_rows(uri: str) -> dict[int, dict[str, Any]]:
 class SearchLog(tune.Callback):  # type: ignore[misc]  # ray has no types
     """The Tune callback that keeps `oneshot.json` up to date, and lets searches of an earlier session go on."""
 
-    def __init__(self, uri: str, seeds: range, retries: Retries | None = None, own: bool = True) -> None:
-        self.uri, self.seeds, self.retries = uri, seeds, retries or Retries()
-        self.console: Console | None = None
+    def __init__(self, uri: str, seeds: range, store: Writer, console: Console, retries: Retries | None = None, own: bool = True) -> None:
+        self.uri, self.seeds, self.store, self.console, self.retries = uri, seeds, store, console, retries or Retries()
         self._fs, self._root = storage.filesystem(uri)
         self._checkpoints = Checkpoints(uri)
         self._checkpoints.own = own
@@ -178,11 +178,19 @@ class SearchLog(tune.Callback):  # type: ignore[misc]  # ray has no types
             self._say(f"seed {trial.config['seed']}: epoch {result['epoch']}, supernet {percent(result['valid_accuracy'])}")
 
     def on_checkpoint(self, iteration: int, trials: list[Any], trial: Any, checkpoint: Any, **info: Any) -> None:
-        """A checkpoint is complete; Tune deletes the last but one next."""
+        """A checkpoint is complete; an older one goes once the file on disk points to this one."""
         if trial.last_result.get("done"):  # the search ends next
             return
-        self._row(trial)["checkpoint"] = self._checkpoints.noted(checkpoint, trial.last_result)
+        row = self._row(trial)
+        before, row["checkpoint"] = row["checkpoint"], self._checkpoints.noted(checkpoint, trial.last_result)
+        self._checkpoints.release_replaced(before, row["checkpoint"])
         self._write()
+        if deletion := self._checkpoints.deletion():
+            self.store.delete(deletion)
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Once per turn of the control loop: looks whether the storage answers."""
+        self.store.check()
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A search has ended, having found an architecture or none."""
@@ -200,14 +208,19 @@ class SearchLog(tune.Callback):  # type: ignore[misc]  # ray has no types
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A search failed for good."""
         failed = failure(trial)
-        file = write_error(self.uri, f"seed-{trial.config['seed']}", failed.text)
+        file = f"errors/seed-{trial.config['seed']}.txt"
+        self.store.put(file, failed.text.encode())
         self._end(trial, {"status": "failed", "error": f"{failed.reason}; see {file}"})
 
     def delete_checkpoints(self) -> None:
         """Removes what Tune has written; nobody needs it once all searches have ended."""
-        path = f"{self._root}/{FOLDER}"
-        if self._fs.get_file_info(path).type == FileType.Directory:
-            self._fs.delete_dir(path)
+
+        def delete() -> None:
+            path = f"{self._root}/{FOLDER}"
+            if self._fs.get_file_info(path).type == FileType.Directory:
+                self._fs.delete_dir(path)
+
+        self.store.delete(delete)
 
     def _row(self, trial: Any) -> dict[str, Any]:
         return self.rows[trial.config["seed"]]
@@ -220,12 +233,11 @@ class SearchLog(tune.Callback):  # type: ignore[misc]  # ray has no types
         self._say(f"seed {row['seed']}: {found}")
 
     def _write(self) -> None:
-        storage.write_json(self.uri, FILE, list(self.rows.values()))
+        self.store.put_json(FILE, [dict(row) for row in self.rows.values()])  # as it is now
 
     def _say(self, text: str) -> None:
-        if self.console is not None:
-            self.console.print(text, highlight=False, soft_wrap=True)
+        self.console.print(text, highlight=False, soft_wrap=True)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Tune pickles callbacks; a console does not travel."""
-        return self.__dict__ | {"console": None}
+        """Tune pickles callbacks, which nobody ever unpickles; a thread does not travel."""
+        return {"uri": self.uri}
