@@ -130,7 +130,7 @@ def test_rungs_hold_what_was_reported_whether_the_driver_was_killed_or_not(
     for kill in range(kills):
         seen.append(wait_for(run, 4 * (kill + 1), process))
         process.kill()
-        process.wait()
+        process.communicate()
         process = begin("--resume", "run")
     printed, _ = process.communicate(timeout=180)
     assert process.returncode == 0, printed
@@ -139,7 +139,7 @@ def test_rungs_hold_what_was_reported_whether_the_driver_was_killed_or_not(
     reported: dict[int, list[float]] = defaultdict(list)
     for row in results.read(str(run)).reports.to_pylist():
         reported[row["epoch"]].append(row["valid_accuracy"])
-    assert rungs.keys() >= {"1", "4"}
+    assert rungs.keys() >= {"1", "3"}
     assert rungs == {rung: sorted(reported[int(rung)]) for rung in rungs}
 
 
