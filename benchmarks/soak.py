@@ -36,6 +36,7 @@ from ray.tune import Trainable
 
 MARK = "RAYNAS_SOAK"  # in the environment of every process that belongs to a soak
 EPOCHS = 9
+AGAIN = 75  # exit code of a search that ended as the storage was gone
 
 
 class SoakTrial(Trainable):  # type: ignore[misc]  # ray has no types
@@ -175,6 +176,15 @@ class Soak:
         print(f"{time.strftime('%H:%M:%S')} {kind}", flush=True)
         getattr(self, f"_{kind}")()
 
+    def revive(self) -> None:
+        """Goes on where the search has ended by itself, as it may only where it began while there was no storage."""
+        assert self.driver is not None
+        code = self.driver.poll()
+        if code is not None:
+            self.done[f"ended with {code}"] += 1
+            self._expect(code == AGAIN, f"the search ended by itself with exit code {code}")
+            self.driver = self.search("--resume", self.uri)
+
     def _driver(self) -> None:
         assert self.driver is not None
         self.driver.kill()
@@ -223,15 +233,18 @@ class Soak:
     def finish(self, more: int) -> None:
         """Stops the search as a batch system does, lets it end undisturbed, and judges the folder."""
         assert self.driver is not None
+        self.revive()
+        time.sleep(10)  # it may have begun a moment ago
         self.look()
-        self._expect(self._stopped() in (143, 1), "SIGTERM did not stop the search")
+        code = self._stopped()
+        self._expect(code == 143, f"SIGTERM ended the search with exit code {code}, not 143")
         trials = len(self.seen) + more
         driver = self.search("--resume", self.uri, "--trials", str(trials))
         try:
-            code: int | None = driver.wait(timeout=600)
+            code = driver.wait(timeout=600)
         except subprocess.TimeoutExpired:
             driver.kill()
-            code = None
+            code = -9
         self._expect(code == 0, f"the last session ended with exit code {code}, not 0")
         self.look()
         rows = list(self.seen.values())
@@ -304,6 +317,7 @@ def main() -> int:
         while time.monotonic() < end:
             time.sleep(options.every)
             soak.look()
+            soak.revive()
             soak.disturb()
         soak.finish(more=2 * options.nodes)
     finally:

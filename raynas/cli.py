@@ -16,7 +16,8 @@ from typing import Any, Literal, NoReturn, Union, get_args, get_origin
 from pydantic import BaseModel
 
 from raynas import signals
-from raynas.errors import RaynasError, RunFailed, RunLost
+from raynas.errors import RaynasError, ResultsError, RunFailed, RunLost
+from raynas.storage import may_pass
 
 DONE, FAILED, BAD_USAGE, AGAIN, INTERRUPTED = 0, 1, 2, RunLost.exit_code, 130
 
@@ -104,6 +105,8 @@ def run_command(body: Callable[[], int]) -> int:
         return AGAIN
     except RaynasError as error:
         print(f"error: {error}", file=sys.stderr)
+        if isinstance(error, ResultsError) and may_pass(error.__cause__):  # nobody's mistake
+            return AGAIN
         return FAILED if isinstance(error, RunFailed) else BAD_USAGE
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

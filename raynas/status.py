@@ -18,11 +18,12 @@ from rich.text import Text
 from raynas import results, storage
 from raynas.cli import DONE, Parser, run_command
 from raynas.config import RunConfig, make_config
-from raynas.errors import RaynasError
+from raynas.errors import RaynasError, ResultsError
 from raynas.outcome import STATUSES, Objective, declare
 from raynas.results import Tables
 from raynas.run.display import shown, title
 from raynas.run.lock import Holder, holder
+from raynas.run.summary import resume_command
 
 WATCH_SECONDS = 5.0  # between two looks
 _RECENT = 50  # trials from which the throughput is told
@@ -33,8 +34,8 @@ class Status:
     """How a run stands. Times are in UTC, shares in [0, 1]."""
 
     folder: str
-    state: str  # running, complete, or interrupted: nobody writes it, and trials are left
-    holder: Holder | None  # who writes it
+    state: str  # running; crashed: its process died; complete; or interrupted: it was closed with trials left
+    holder: Holder | None  # who writes it, or did until it died
     config: RunConfig
     trials: int  # asked for; of a one-shot search the searches until they have ended
     counts: dict[str, int]  # trials by status, and `running`: those under way
@@ -62,17 +63,23 @@ def read_status(folder: str, now: datetime | None = None) -> Status:
     """
     now = now or datetime.now(UTC)
     writer = holder(folder)  # before the tables: what has ended meanwhile is complete in them
-    config = make_config(storage.read_config(folder), RunConfig)
+    stored = storage.read_config(folder)
+    if "arch" in stored:
+        raise ResultsError(f"{folder} holds a training, not a search; this command tells of searches")
+    config = make_config(stored, RunConfig)
     tables = results.read(folder)
     rows = tables.trials.to_pylist()
+    if any(row["ended_at"] is None for row in rows):
+        raise ResultsError(f"{folder} is damaged: a row of trials does not say when it ended")
+    living = writer if writer is not None and writer.alive else None
     ended = Counter(row["status"] for row in rows)
-    counts = {status: ended[status] for status in STATUSES} | {"running": len(tables.started) if writer else 0}
+    counts = {status: ended[status] for status in STATUSES} | {"running": len(tables.started) if living else 0}
     asked = _asked(folder, config)
     unit, amount = ("GPU", config.gpus_per_trial) if config.gpus_per_trial else ("CPU", config.cpus_per_trial)
-    per_hour = _per_hour(rows, _moment(writer.since) if writer else None, now)
+    per_hour = _per_hour(rows, _moment(living.since) if living else None, now)
     left = max(0, asked - len(rows))
-    end = now + timedelta(hours=left / per_hour) if writer and per_hour and left else None
-    state = "running" if writer else "complete" if not left else "interrupted"
+    end = now + timedelta(hours=left / per_hour) if living and per_hour and left else None
+    state = "running" if living else "complete" if not left else "crashed" if writer else "interrupted"
     return Status(
         folder=folder,
         state=state,
@@ -86,7 +93,7 @@ def read_status(folder: str, now: datetime | None = None) -> Status:
         rungs=_rungs(tables),
         failures=dict(Counter(row["fault"] or "architecture" for row in rows if row["status"] == "failed")),
         retries=dict(sum((Counter({row["fault"]: row["retries"]}) for row in rows if row["retries"]), Counter())),
-        hours=amount * _seconds(tables, now if writer else None) / 3600,
+        hours=amount * _seconds(tables, now if living else None) / 3600,
         unit=unit,
         nodes=dict(Counter(f"{row['node']}, {row['device']}" for row in rows if row["node"]).most_common()),
     )
@@ -97,9 +104,11 @@ def _asked(folder: str, config: RunConfig) -> int:
     if not storage.exists(folder, "oneshot.json"):
         return config.trials
     searches = storage.read_json(folder, "oneshot.json")
-    if any(search["status"] == "running" for search in searches):
+    if not isinstance(searches, list) or not all(isinstance(row, dict) and isinstance(row.get("arch"), dict | None) for row in searches):
+        raise ResultsError(f"{storage.join(folder, 'oneshot.json')} is damaged: it must hold a list of searches")
+    if any(search.get("status") == "running" for search in searches):
         return config.trials
-    return len({search["arch"]["id"] for search in searches if search["arch"]})
+    return len({str(search["arch"].get("id")) for search in searches if search.get("arch")})
 
 
 def _moment(text: str | None) -> datetime | None:
@@ -112,7 +121,7 @@ def _moment(text: str | None) -> datetime | None:
 
 def _best(folder: str, rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
     """The row that best.json names: the run itself knows what is best, with what its trainable declares of metrics."""
-    name = storage.read_json(folder, "best.json").get("trial_id") if storage.exists(folder, "best.json") else None
+    name = storage.read_mapping(folder, "best.json").get("trial_id") if storage.exists(folder, "best.json") else None
     row = next((row for row in rows if row["trial_id"] == name), None)
     if row is None:
         return None
@@ -155,8 +164,8 @@ def _seconds(tables: Tables, now: datetime | None) -> float:
 def lines(status: Status, price: float | None = None) -> Iterator[str]:
     """What a person reads; `price` is that of one GPU, or of one CPU core where trials take no GPU, for an hour."""
     config, counts, writer = status.config, status.counts, status.holder
-    who = f"by process {writer.pid} on {writer.host} since {writer.since}" if writer else ""
-    yield f"{status.folder}: {status.state} {who}".rstrip()
+    who = f", process {writer.pid} on {writer.host} since {writer.since}" if writer else ""
+    yield f"{status.folder}: {status.state}{who}"
     yield _row("search", f"{config.searcher} on {config.space}, {config.dataset}, scheduler {config.scheduler}, {config.trainable}")
     ended = sum(counts[name] for name in STATUSES)
     parts = f"{counts['finished']} finished, {counts['stopped']} stopped early, {counts['failed']} failed, {counts['running']} running"
@@ -178,8 +187,8 @@ def lines(status: Status, price: float | None = None) -> Iterator[str]:
         yield _row("node", f"{node}: {count} trials")
     if status.expected_end is not None:
         yield _row("expected end", _clock(status.expected_end))
-    if status.state == "interrupted":
-        yield _row("go on with", f"python -m raynas.search --resume {status.folder}")
+    if status.state in ("crashed", "interrupted"):
+        yield _row("go on with", resume_command(status.folder))
 
 
 def _row(name: str, text: str) -> str:

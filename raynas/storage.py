@@ -1,8 +1,10 @@
 """Files on a local path or any URI that pyarrow or fsspec opens; every file appears complete or not at all."""
 
+import errno
 import json
 import math
 import os
+import re
 import secrets
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -66,6 +68,19 @@ def join(uri: str, *names: str) -> str:
 
 def first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+_NAMES = "ECONNREFUSED ECONNRESET ETIMEDOUT EHOSTUNREACH ENETUNREACH ENETDOWN EIO ENOSPC ESTALE EDQUOT"
+_PASSING = {getattr(errno, name) for name in _NAMES.split() if hasattr(errno, name)}
+# In the words of pyarrow.
+_TROUBLE = re.compile(r"NETWORK_CONNECTION|SLOW_DOWN|SERVICE_UNAVAILABLE|INTERNAL_FAILURE|REQUEST_TIMEOUT|curlCode|[Tt]imed? ?out")
+
+
+def may_pass(error: BaseException | None) -> bool:
+    """Whether an error of the storage is one that time may mend, as of a network or a full disk; not what is missing or forbidden."""
+    if isinstance(error, (TimeoutError, ConnectionError)):
+        return True
+    return isinstance(error, OSError) and (error.errno in _PASSING or _TROUBLE.search(str(error)) is not None)
 
 
 def make_folder(fs: Any, path: str) -> None:
@@ -222,6 +237,18 @@ def parse_json(text: str | bytes, what: str) -> Any:
 
 def _items(value: Any) -> Iterable[Any]:
     return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+
+
+def read_mapping(uri: str, name: str) -> dict[str, Any]:
+    """The mapping that `write_json` wrote.
+
+    Raises:
+        ResultsError: it is missing, damaged, or something else.
+    """
+    value = read_json(uri, name)
+    if not isinstance(value, dict):
+        raise ResultsError(f"{join(uri, name)} is damaged: it must hold a mapping, not {type(value).__name__}")
+    return value
 
 
 def read_config(uri: str) -> dict[str, Any]:

@@ -31,11 +31,12 @@ from raynas.config import assign, make_config, provenance
 from raynas.errors import ConfigError, ResultsError, ResumeError
 from raynas.run.lock import Lock, refuse_held
 from raynas.run.tensorboard import SummaryWriter
+from raynas.run.writer import insist
 from raynas.spaces import published
 from raynas.trust import check_code, is_own, modules, signed, vouched
 from trainables.learning.data import load
 from trainables.learning.export import check_format, export
-from trainables.learning.model_file import CHECKPOINT, MODEL, Subject, read_mapping, read_state, restore, save_model, space_told, write
+from trainables.learning.model_file import CHECKPOINT, MODEL, Subject, read_state, restore, save_model, space_told, write
 from trainables.learning.model_file import load_model as load_model
 from trainables.learning.recipes import make_recipe, read_recipe
 from trainables.learning.team import Alone, Team
@@ -180,7 +181,7 @@ def read_subject(
     if text in published() or not ("://" in text or text.endswith(".json") or os.path.exists(path)):
         return Subject.read(text, space, options), None
     folder, name = os.path.split(path) if text.endswith(".json") else (path, "best.json")
-    value = read_mapping(folder or ".", name)
+    value = storage.read_mapping(folder or ".", name)
     told = space_told(value, text)
     given = {"space": space or told["space"], "space_options": told["space_options"] if options is None else options}
     check_code(text, given, {"space": space, "space_options": options}, trust or vouched(folder or ".", given))
@@ -257,7 +258,7 @@ def _train(trainer: Trainer, subject: Subject, team: Team, format: str | None, o
                     break
                 lock.check()
                 with signals.held():
-                    write(out, CHECKPOINT, milestone.state)
+                    insist(partial(write, out, CHECKPOINT, milestone.state), console.out, _resume_command(out))
                     epoch += 1
                     _show(milestone.report, seconds, trainer.epochs, writer, console)
                     seconds = milestone.report["train_seconds"] or seconds

@@ -3,7 +3,8 @@
 The configuration of a run names code (`module:attribute`), which a later session would import and call, and its checkpoints may hold
 pickled objects. So a run that a user starts is signed: `signature` in `config.json` is a keyed hash (HMAC-SHA256) of the configuration. The
 key is the user's: $XDG_CONFIG_HOME/raynas/key or ~/.config/raynas/key, made on first use, mode 0600. Where it cannot be kept runs are
-not signed, and are a stranger's to every later session.
+not signed, and are a stranger's to every later session. The configuration alone is signed: what others have been able to write to since is
+one's own no more, and its signature should be taken out.
 """
 
 import hashlib
@@ -118,6 +119,11 @@ def check_code(file: str, stored: Mapping[str, Any], given: Mapping[str, Any], o
     """
     if own:
         return
+    if stored.get("address") is not None and "address" not in given:  # it would be shown our token, and what it sends be unpickled
+        raise ConfigError(
+            f"{file} names a Ray cluster ({stored['address']!r}), and was not written by you on this machine; "
+            f"give --address yourself ('local' for one of your own), or pass --trust"
+        )
     repeated = named_code(given)
     left = {path: text for path, text in named_code(stored).items() if repeated.get(path) != text}
     if left:

@@ -107,3 +107,12 @@ def test_a_cluster_that_was_asked_for_must_answer(source: str, pointer: Path, st
 def test_tests_do_not_meet_clusters_of_this_machine() -> None:
     assert "RAY_ADDRESS" not in os.environ
     assert os.environ["RAY_TMPDIR"].startswith("/tmp/rn-")
+
+
+def test_what_keeps_ray_from_starting_is_one_line(pointer: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def init(address: str, **options: Any) -> None:
+        raise OSError("AF_UNIX path length cannot exceed 107 bytes\nmore of it")
+
+    monkeypatch.setattr(module.ray, "init", init)
+    with pytest.raises(ConfigError, match=r"^no Ray cluster can be started here: AF_UNIX path length cannot exceed 107 bytes; mend that"):
+        connect(None)

@@ -31,6 +31,12 @@ def nested(error: Exception) -> TuneError:
         (nested(ValueError("bad\nworse")), RunFailed, cli.FAILED, "the run was ended by ValueError: bad, see"),
         (TuneError(TRACE), RunFailed, cli.FAILED, "the run was ended by KeyError: 3, see"),
         (nested(OSError(5, "I/O error")), RunLost, cli.AGAIN, "the run was ended by OSError: [Errno 5] I/O error, see"),
+        (
+            nested(FileNotFoundError(2, "No such file")),
+            RunFailed,
+            cli.FAILED,
+            "the run was ended by FileNotFoundError: [Errno 2]",
+        ),
         (ConnectionError("no head"), RunLost, cli.AGAIN, "the run was ended by ConnectionError: no head, see"),
         (GetTimeoutError("placement group"), RunLost, cli.AGAIN, "its head does not answer any more (GetTimeoutError), see"),
     ],
@@ -61,5 +67,5 @@ def test_an_error_of_our_own_stays_as_it_is(tmp_path: Path) -> None:
 
 def test_where_nothing_can_be_written_the_line_comes_all_the_same(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(RunLost, match=r"ended by OSError: full; what has ended"), one_line(str(tmp_path / "file" / "run")):
-        raise OSError("full")
+    with pytest.raises(RunLost, match=r"ended by OSError: \[Errno 28\] full; what has ended"), one_line(str(tmp_path / "file" / "run")):
+        raise OSError(28, "full")

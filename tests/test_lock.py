@@ -176,3 +176,26 @@ def test_a_folder_that_cannot_be_made_is_one_clear_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ResultsError, match=r"^cannot create the folder "), Lock(str(tmp_path / "file"), "again"):
         pass
+
+
+def test_a_claim_whose_time_lies_far_ahead_is_dead(tmp_path: Path) -> None:
+    dead = Lock(str(tmp_path), "again")
+    assert dead._claim() is None
+    elsewhere(tmp_path)
+    ahead = time.time() + 1000
+    for file in tmp_path.glob(".lock-*"):
+        os.utime(file, (ahead, ahead))
+    with Lock(str(tmp_path), "again"):
+        assert locks(tmp_path) == ["beat", "json"]
+
+
+def test_who_has_slept_looks_before_it_writes(tmp_path: Path) -> None:
+    lock = Lock(str(tmp_path), "again")
+    assert lock._claim() is None
+    (claim,) = tmp_path.glob(".lock-*.json")
+    claim.unlink()
+    lock.check(look=True)  # its last sign of life is a moment old
+    lock._beaten -= 100
+    lock.check()  # the control loop asks no storage
+    with pytest.raises(RunLost, match="was taken over"):
+        lock.check(look=True)

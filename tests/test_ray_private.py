@@ -80,7 +80,7 @@ def test_a_trial_is_restored_from_what_it_is_told_to_start_from(tmp_path: Path) 
     assert trial.checkpoint == checkpoint
 
 
-def test_trials_that_have_ended_are_forgotten_and_no_snapshot_is_written_but_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trials_that_have_ended_are_forgotten_and_no_snapshot_is_written_or_read() -> None:
     source = inspect.getsource(TuneController)
     assert "self._checkpoint_manager.sync_up_experiment_state(\n            save_fn=self.save_to_dir, force=force, wait=wait" in source
     kinds = {
@@ -89,7 +89,6 @@ def test_trials_that_have_ended_are_forgotten_and_no_snapshot_is_written_but_the
     }
     assert all(text in source for text in [*kinds.values(), "self._trials_to_cache: Set[Trial] = ", "self._callbacks = CallbackList("])
     progress, mine = TrialProgressCallback(), Callback()
-    snapshots: list[bool] = []
 
     class Controller:
         def __init__(self) -> None:
@@ -99,12 +98,13 @@ def test_trials_that_have_ended_are_forgotten_and_no_snapshot_is_written_but_the
             self._callbacks = CallbackList([mine, progress])
 
         def save_to_dir(self) -> None:
-            """What a snapshot would call."""
+            raise AssertionError("no snapshot is wanted")
 
-    monkeypatch.setattr(ray_private, "_snapshot", lambda manager, save_fn, force, wait: snapshots.append(force))
-    controller, listed = Controller(), None
+    assert "return ExperimentAnalysis(" in inspect.getsource(tune.run)
+    controller, listed, analysis = Controller(), None, tune.ExperimentAnalysis
     original = _ExperimentCheckpointManager.sync_up_experiment_state
     with ray_private.unburdened():
+        assert tune.ExperimentAnalysis("folder", trials=[], default_metric="m").trials == []
         listed = controller._trials
         _ExperimentCheckpointManager.sync_up_experiment_state(None, save_fn=controller.save_to_dir)
         assert controller._trials is listed
@@ -112,11 +112,8 @@ def test_trials_that_have_ended_are_forgotten_and_no_snapshot_is_written_but_the
         assert controller._stopped_trials | controller._failed_trials == set(listed[:101])
         assert controller._trials_to_cache == set(listed)
         assert controller._callbacks._callbacks == [mine]
-        assert snapshots == []
         _ExperimentCheckpointManager.sync_up_experiment_state(None, save_fn=controller.save_to_dir, force=True, wait=True)
-        assert snapshots == [True]
-    assert _ExperimentCheckpointManager.sync_up_experiment_state is ray_private._snapshot
-    monkeypatch.setattr(_ExperimentCheckpointManager, "sync_up_experiment_state", original)
+    assert (_ExperimentCheckpointManager.sync_up_experiment_state, tune.ExperimentAnalysis) == (original, analysis)
 
 
 def test_a_new_trial_shares_the_client_of_the_storage() -> None:

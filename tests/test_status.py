@@ -65,6 +65,8 @@ def test_a_run_that_nobody_writes(run: str, monkeypatch: pytest.MonkeyPatch) -> 
     held(monkeypatch, None)
     found = read_status(run, now=NOW + 4 * HOUR)
     assert (found.state, found.counts["running"], found.expected_end, found.hours) == ("interrupted", 0, None, 4.0)
+    held(monkeypatch, Holder("here", 7, None, alive=False))
+    assert (read_status(run).state, read_status(run).counts["running"]) == ("crashed", 0)
     write_json(run, "config.json", {"config": {"trials": 4}})
     assert read_status(run).state == "complete"
 
@@ -83,7 +85,7 @@ def test_what_a_person_reads(run: str, monkeypatch: pytest.MonkeyPatch, capsys: 
     monkeypatch.setattr(module, "WATCH_SECONDS", 0.0)
     assert main([run, "--watch", "--price", "0.5"]) == DONE
     first, second = capsys.readouterr().out.split(f"{run}: ")[1:]
-    assert first.startswith("running by process 7 on here since ")
+    assert first.startswith("running, process 7 on here since ")
     assert second.startswith("interrupted\n")
     assert f"python -m raynas.search --resume {run}" in second
     told = dict(line.strip().split(maxsplit=1) for line in first.splitlines()[1:])
@@ -105,6 +107,11 @@ def test_json_is_one_line_a_look(run: str, monkeypatch: pytest.MonkeyPatch, caps
 def test_mistakes_are_one_line(tmp_path: Path, run: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path / "nothing")]) == BAD_USAGE
     assert capsys.readouterr().err.startswith("error: ")
+    for name, value in (("best.json", [1]), ("oneshot.json", [1]), ("oneshot.json", {"a": 1}), ("config.json", {"config": {"arch": "x"}})):
+        write_json(run, name, value)
+        assert main([run]) == BAD_USAGE
+        assert capsys.readouterr().err.count("\n") == 1
+        write_json(run, "best.json", {})
     with pytest.raises(SystemExit) as ended:
         main([run, "--price", "much"])
     assert ended.value.code == BAD_USAGE

@@ -10,14 +10,17 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from run_rows import started
 from stranger import ARCH, SAVED, no_ray, write_run
+from test_recorder import ARCHS, Run
 
-from raynas import ConfigError, search, storage, train, trust
+from raynas import ConfigError, results, search, storage, train, trust
 from raynas.cli import BAD_USAGE, INTERRUPTED
 from raynas.run.checkpoints import Checkpoints
 from raynas.run.connect import carried
 from raynas.run.session import Session
 from raynas.run.settings import resumed_run
+from raynas.run.store import RunStore
 from trainables.learning.model_file import load_model
 
 __all__ = ["no_ray"]
@@ -74,6 +77,15 @@ def test_code_that_is_repeated_or_trusted_is_loaded(tmp_path: Path, planted: Cal
         resumed_run(run, {"scheduler": "planted:thing"}, own=False)
     with pytest.raises(ConfigError, match="repeat --scheduler planted:thing, or"):
         resumed_run(run, repeated | {"scheduler": "planted:other"}, own=False)
+
+
+def test_a_stranger_does_not_choose_the_cluster(tmp_path: Path) -> None:
+    """It would be shown this user's token, and what it answers would be unpickled."""
+    run = write_run(tmp_path / "run", {"address": "evil.example:6379"})
+    with pytest.raises(ConfigError, match=r"names a Ray cluster \('evil\.example:6379'\).* give --address yourself"):
+        resumed_run(run, {}, own=False)
+    assert resumed_run(run, {"address": "local"}, own=False).address == "local"
+    assert resumed_run(run, {}, own=True).address == "evil.example:6379"
 
 
 def test_a_run_of_ones_own_needs_neither_and_stays_it(tmp_path: Path, no_ray: list[Session]) -> None:
@@ -238,7 +250,9 @@ def test_links_are_not_followed(tmp_path: Path) -> None:
     assert "symbolic link" in str(mine.give_back(SimpleNamespace(), SAVED))
     mine.release_saved(SAVED)
     mine.release_others("tune", [])
-    mine.delete()
+    deletion = mine.deletion()
+    assert deletion is not None
+    deletion()
     assert (tmp_path / "beside" / "checkpoint_1").exists()
 
 
@@ -247,7 +261,9 @@ def test_a_run_in_a_folder_that_is_reached_by_a_link_is_one_like_any_other(tmp_p
     (tmp_path / "run").symlink_to(tmp_path / "disk")
     mine = Checkpoints(str(tmp_path / "run"))
     mine.release_saved(SAVED)
-    mine.delete()
+    deletion = mine.deletion()
+    assert deletion is not None
+    deletion()
     assert not (tmp_path / "disk" / "tune" / "s1" / "t1" / "checkpoint_1").exists()
 
 
@@ -287,3 +303,21 @@ def test_commands_that_are_printed_can_be_pasted(tmp_path: Path, no_ray: list[Se
     assert search.main(["--resume", run]) == INTERRUPTED
     (line,) = [line for line in capsys.readouterr().out.splitlines() if "--resume" in line]
     assert shlex.split(line.rpartition("Go on with: ")[2]) == ["python", "-m", "raynas.search", "--resume", run]
+
+
+def test_a_checkpoint_that_is_not_trusted_yet_is_not_lost(tmp_path: Path) -> None:
+    """The next session may be told to trust it; until then, or a newer one, the row points to it."""
+    run, arch = tmp_path / "run", ARCHS[0].to_config()
+    saved = {"path": "tune/s1/t0/checkpoint_1", "training_iteration": 1, "time_total_s": 1.0}
+    (run / saved["path"]).mkdir(parents=True)
+    (run / saved["path"] / "_dict_checkpoint.pkl").touch()
+    store = RunStore(str(run))
+    store.add_started(started(0, arch_id=arch["id"], arch=json.dumps(arch), checkpoint=json.dumps(saved)))
+    store.close()
+    session = Run(str(run), tmp_path, before=results.read(str(run)))
+    session.recorder.checkpoints.own = False
+    session.start(0)
+    session.recorder.on_step_end(0, [])
+    session.close()
+    assert (run / saved["path"] / "_dict_checkpoint.pkl").exists()
+    assert [json.loads(row["checkpoint"]) for row in results.read(str(run)).started.to_pylist()] == [saved]

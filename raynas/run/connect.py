@@ -112,8 +112,11 @@ def connect(address: str | None, modules: Collection[str] = ()) -> bool:
     left = None if given else left_address()
     if left and _joined(*left, modules):
         return False
-    with loopback(), patch.dict(os.environ, _HIDDEN):
-        ray.init(address="local", include_dashboard=False, **_OPTIONS)
+    try:
+        with loopback(), patch.dict(os.environ, _HIDDEN):
+            ray.init(address="local", include_dashboard=False, **_OPTIONS)
+    except Exception as error:  # Ray raises many, as for a path of sockets that is too long
+        raise ConfigError(f"no Ray cluster can be started here: {first_line(error)}; mend that, or join one by --address") from error
     return True
 
 

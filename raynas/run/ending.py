@@ -1,21 +1,19 @@
 """How a run ends that something outside of it has ended: with one line, and everything that is known in its folder."""
 
 import logging
-import shlex
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RayTaskError
 from ray.tune.error import TuneError
 
 from raynas import storage
 from raynas.errors import RaynasError, RunFailed, RunLost
 from raynas.run.failures import reason, write_error
+from raynas.run.summary import resume_command
 
 logger = logging.getLogger(__name__)
-
-_LOST = (OSError, RayError)  # of the storage; and of Ray, where it is no trial's, only when the cluster is gone
 
 
 @contextmanager
@@ -33,9 +31,9 @@ def one_line(uri: str) -> Iterator[None]:
         found = _inner(error)
         if isinstance(found, RaynasError):
             raise found from None
-        kind = RunLost if isinstance(found, _LOST) else RunFailed
+        kind = RunLost if _gone(found) or storage.may_pass(found) else RunFailed
         text = "".join(traceback.format_exception(error))
-        go_on = f"what has ended is kept; go on with: python -m raynas.search --resume {shlex.quote(uri)}"
+        go_on = f"what has ended is kept; go on with: {resume_command(uri)}"
         raise kind(f"the run was ended by {_words(found)}{_written(uri, text)}; {go_on}") from error
 
 
@@ -49,8 +47,13 @@ def _inner(error: Exception) -> Exception:
     return error
 
 
+def _gone(error: Exception) -> bool:
+    """Whether an error is that of a cluster that is gone: one of Ray's, where it is no trial's."""
+    return isinstance(error, RayError) and not isinstance(error, RayTaskError)
+
+
 def _words(error: Exception) -> str:
-    if isinstance(error, RayError):
+    if _gone(error):
         return f"the loss of the Ray cluster: its head does not answer any more ({type(error).__name__})"
     if isinstance(error, TuneError):  # the text of a traceback
         return reason(str(error))

@@ -54,6 +54,7 @@ class Lock:
         self._fs, self._root = filesystem(uri)
         self._id = secrets.token_hex(8)
         self._lost = False
+        self._beaten = 0.0  # when its last sign of life was written, in seconds since 1970: other clocks stand still while a machine sleeps
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._live, name="raynas-lock", daemon=True)
 
@@ -73,8 +74,10 @@ class Lock:
         self._stop.set()
         self._thread.join(timeout=5.0)  # a storage that hangs must not keep us: the claim dies by itself
 
-    def check(self) -> None:
-        """Whether the folder is still ours."""
+    def check(self, look: bool = False) -> None:
+        """Whether the folder is still ours; `look`: asks the storage where the last sign of life is so old that it may not be."""
+        if look and not self._lost and time.time() - self._beaten > DEAD_AFTER - BEAT:
+            self._beat()
         if self._lost:
             raise RunLost(
                 f"{self.uri} was taken over by another process, as this one had not been seen for {DEAD_AFTER:.0f} s; "
@@ -91,13 +94,15 @@ class Lock:
             for name, claim in claims.items():
                 if name == self._id:
                     continue
-                if not _gone(claim) and now - claim["seen"] < DEAD_AFTER:
+                if _alive(claim, now):
                     self._delete(self._id)
                     return claim
                 logger.info("%s was left by a process that is gone (host %s, pid %s)", self.uri, claim.get("host"), claim.get("pid"))
                 self._delete(name)
-            write_bytes(self._fs, _path(self._root, self._id, "beat"), b"")
-        except OSError as error:
+            self._beat()
+        except (OSError, ResultsError) as error:
+            with suppress(OSError):
+                self._delete(self._id)
             raise ResultsError(f"cannot lock {self.uri}: {first_line(error)}") from error
         return None
 
@@ -106,16 +111,20 @@ class Lock:
             with suppress(FileNotFoundError):
                 self._fs.delete_file(_path(self._root, name, suffix))
 
+    def _beat(self) -> None:
+        """Gives a sign of life, and looks whether the claim is still there."""
+        now = time.time()
+        write_bytes(self._fs, _path(self._root, self._id, "beat"), b"")
+        self._lost = f"{_PREFIX}{self._id}.json" not in {info.base_name for info in list_files(self._fs, self._root)}
+        self._beaten = now
+
     def _live(self) -> None:
         """Beats until the end; a beat that fails is made up for by the next."""
         while not self._stop.wait(BEAT) and not self._lost:
             try:
-                write_bytes(self._fs, _path(self._root, self._id, "beat"), b"")
-                infos = list_files(self._fs, self._root)
+                self._beat()
             except Exception as error:  # of whatever implements the storage
                 logger.debug("no sign of life in %s: %s", self.uri, first_line(error))
-                continue
-            self._lost = f"{_PREFIX}{self._id}.json" not in {info.base_name for info in infos}
         try:
             self._delete(self._id)
             if self._made and isinstance(self._fs, LocalFileSystem):
@@ -127,21 +136,22 @@ class Lock:
 
 @dataclass(frozen=True)
 class Holder:
-    """Who writes a run folder; None: its claim does not say."""
+    """Who writes a run folder, or did until it died; None: its claim does not say."""
 
     host: str | None
     pid: int | None
     since: str | None  # in UTC, ISO 8601
+    alive: bool = True
 
 
 def refuse_held(uri: str) -> None:
     """Raises ResultsError where a live process holds the folder, as far as that can be seen from here without a claim."""
-    if (other := holder(uri)) is not None:
+    if (other := holder(uri)) is not None and other.alive:
         raise _refusal(uri, other)
 
 
 def holder(uri: str) -> Holder | None:
-    """Who writes a run folder, or did so a moment ago; what is old is judged by the clock of this machine.
+    """Who writes a run folder, or did so until it died; what is old is judged by the clock of this machine.
 
     Raises:
         ResultsError: the storage refuses.
@@ -151,13 +161,18 @@ def holder(uri: str) -> Holder | None:
         claims = _claims(fs, root).values()
     except OSError as error:
         raise ResultsError(f"cannot read {uri}: {first_line(error)}") from error
-    alive = (_named(claim) for claim in claims if claim["held"] and not _gone(claim) and time.time() - claim["seen"] < DEAD_AFTER)
-    return next(alive, None)
+    held = [_named(claim, _alive(claim, time.time())) for claim in claims if claim["held"]]
+    return max(held, key=lambda one: one.alive, default=None)
 
 
-def _named(claim: dict[str, Any]) -> Holder:
+def _alive(claim: dict[str, Any], now: float) -> bool:
+    """Whether a claim is not dead; one whose time lies far ahead is a copy, or of a clock that was set back."""
+    return not _gone(claim) and abs(now - claim["seen"]) < DEAD_AFTER
+
+
+def _named(claim: dict[str, Any], alive: bool = True) -> Holder:
     host, pid, since = (claim.get(key) for key in ("host", "pid", "since"))
-    return Holder(str(host) if host else None, pid if isinstance(pid, int) else None, str(since) if since else None)
+    return Holder(str(host) if host else None, pid if isinstance(pid, int) else None, str(since) if since else None, alive)
 
 
 def _refusal(uri: str, other: Holder) -> ResultsError:

@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from numbers import Number, Real
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Protocol
 from unittest.mock import patch
 
@@ -39,7 +40,7 @@ from raynas.outcome import as_number
 UNFINISHED = "Trials did not complete"  # how Tune's line about trials that failed begins; each of them has had its own
 
 _QUIET = {
-    "ray._private.authentication": "a cluster of one machine needs no token",
+    "ray._private.authentication": "that a cluster has a token, or has none, is its owner's choice",
     "ray.tune.analysis.experiment_analysis": "results are in our own files, not in Tune's",
 }
 _SILENT = ("ray.tune.execution.tune_controller",)  # tells failures with tracebacks; the recorder tells them, or they end the run
@@ -80,19 +81,22 @@ def unburdened() -> Iterator[None]:
 
     Tune keeps every trial with its results, looks at all of them in each turn, and writes all of them into a snapshot that we never read:
     trials that have ended are forgotten, at the moment of a snapshot, once a turn. And each new trial copies the client of the storage,
-    which connects anew: they share one.
+    which connects anew: they share one. At the end Tune would wait for a last snapshot, read it, and fail where it cannot.
     """
+    analysis = tune_module.ExperimentAnalysis
+    tune_module.ExperimentAnalysis = lambda *args, **options: SimpleNamespace(trials=[])  # of what `Tuner.fit` returns, which nobody reads
     _ExperimentCheckpointManager.sync_up_experiment_state = _forget
     StorageContext.__deepcopy__ = lambda storage, memo: copy.copy(storage)
     try:
         yield
     finally:
+        tune_module.ExperimentAnalysis = analysis
         _ExperimentCheckpointManager.sync_up_experiment_state = _snapshot
         del StorageContext.__deepcopy__
 
 
 def _forget(manager: Any, save_fn: Callable[[], None], force: bool = False, wait: bool = False) -> None:
-    """In place of a snapshot by `save_fn`, a method of the TuneController; of the last one, which Tune looks for, before it."""
+    """In place of a snapshot by `save_fn`, a method of the TuneController."""
     controller: Any = save_fn.__self__  # type: ignore[attr-defined]
     ended = controller._stopped_trials, controller._failed_trials
     if sum(map(len, ended)) >= 2 * _REMEMBERED:  # not in each turn
@@ -103,8 +107,6 @@ def _forget(manager: Any, save_fn: Callable[[], None], force: bool = False, wait
             trials -= forgotten
         callbacks = controller._callbacks._callbacks
         callbacks[:] = [callback for callback in callbacks if not isinstance(callback, TrialProgressCallback)]  # prints nothing, keeps all
-    if force:
-        _snapshot(manager, save_fn, force, wait)
 
 
 def quieten() -> None:
@@ -248,6 +250,14 @@ class KeptController(TuneController):  # type: ignore[misc]  # ray has no types
         return not self._waiting and bool(super().is_finished())
 
     def step(self) -> None:
+        try:
+            self._look_after()
+            super().step()
+        except RayError:
+            self._lost = True
+            raise
+
+    def _look_after(self) -> None:
         now = time.monotonic()
         for trial in [trial for trial, due in self._waiting.items() if due <= now]:
             del self._waiting[trial]
@@ -259,11 +269,6 @@ class KeptController(TuneController):  # type: ignore[misc]  # ray has no types
             self._end_hung()
         if self._waiting and not self._trial_to_actor:
             time.sleep(0.1)  # Tune would not wait at all where nothing runs
-        try:
-            super().step()
-        except RayError:
-            self._lost = True
-            raise
 
     def cleanup(self) -> None:
         if self._lost:  # each request to a head that is gone takes its time, and there is nothing left to stop

@@ -4,6 +4,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Protocol
@@ -98,7 +99,7 @@ class Recorder(Callback):  # type: ignore[misc]  # ray has no types
         per_trial: bool = False,
         scheduler: Any | None = None,
         before: Tables | None = None,
-        guard: Callable[[], None] = lambda: None,
+        guard: Callable[..., None] = lambda look=False: None,
         retries: Retries | None = None,
     ) -> None:
         check_names(objective)
@@ -229,9 +230,7 @@ class Recorder(Callback):  # type: ignore[misc]  # ray has no types
         if row["checkpoint"] is not None:
             saved = json.loads(row["checkpoint"])
             if problem := self.checkpoints.give_back(trial, saved):
-                logger.warning("trial %s: %s", row["trial_id"], problem)
-                self.checkpoints.release_saved(saved)
-                row["checkpoint"] = None
+                logger.warning("trial %s: %s", row["trial_id"], problem)  # the row keeps it until there is another: --trust may come
 
     def _end(self, trial: Any, failed: Failure | None = None) -> None:
         row = dict(self._started(trial))
@@ -324,15 +323,14 @@ class Recorder(Callback):  # type: ignore[misc]  # ray has no types
         Raises:
             RunLost: the storage has not answered for too long.
         """
-        try:
+        with ExitStack() as stack:
+            if self.display is not None:
+                stack.callback(self.display.close, self.progress)
+            stack.callback(self.store.close)
             self.write_best(self.searcher.recommend())
             if deletion := self.checkpoints.deletion():
                 self.store.delete(deletion)
             self.store.then(self.summary.close)
-            self.store.close()
-        finally:
-            if self.display is not None:
-                self.display.close(self.progress)
 
     def __getstate__(self) -> dict[str, Any]:
         """Tune pickles callbacks, which nobody ever unpickles; a thread does not travel."""

@@ -45,7 +45,7 @@ class Retries:
     exception of its own once, if at all. No method of anything in Tune's is called here.
 
     Args:
-        max_failures: 0 for never.
+        max_failures: 0 for never; but what is taken away with notice, as a spot node, is no failure, as in Tune.
         trial_timeout, stall_timeout: seconds that a try may take, and may be silent; None: any time.
     """
 
@@ -100,7 +100,9 @@ class Retries:
             return tries.hung, once
         if fault == "machine":
             tries.machine += counts
-            return (tries.machine, self.max_failures + _OUTAGE * (storage and self.max_failures > 0)) if counts else (0, 0)
+            if not counts:
+                return 0, 0
+            return tries.machine, self.max_failures + _OUTAGE * (storage and self.max_failures > 0)
         tries.own += 1
         if stillborn:  # what fails so for every architecture is no accident
             kind = kind_of(str(error).rstrip().rpartition("\n")[2])

@@ -127,7 +127,7 @@ class Session:
             problem = f"{type(error).__name__}: {error}"
             raise ConfigError(f"searcher {config.searcher!r} cannot be made with {config.searcher_options}: {problem}") from error
 
-    def run(self, guard: Callable[[], None] = lambda: None) -> Run:
+    def run(self, guard: Callable[..., None] = lambda look=False: None) -> Run:
         """Runs to the end, or until Ctrl-C; what is known then is on disk. A Ray that was running before is left running.
 
         Args:
@@ -162,7 +162,7 @@ class Session:
                 except KeyboardInterrupt:
                     self.console.print("interrupted")
                 except Exception:  # the processes of Ray may have got the signal too
-                    if signals.received() is None:
+                    if signals.received() is None or recorder.store.lost is not None:
                         raise
                     self.console.print("interrupted")
                 finally:
@@ -202,7 +202,7 @@ class Session:
             config = signed(config)
         storage.write_json(self.uri, "config.json", config)
 
-    def _recorder(self, guard: Callable[[], None]) -> Recorder:
+    def _recorder(self, guard: Callable[..., None]) -> Recorder:
         config = self.config
         return Recorder(
             self.uri,

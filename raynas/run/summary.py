@@ -51,7 +51,7 @@ class Run:
 
 def read_run(folder: str, config: RunConfig, objective: Objective, progress: Progress, exhausted: bool) -> Run:
     """The run whose files are in `folder`."""
-    best = storage.read_json(folder, "best.json") if storage.exists(folder, "best.json") else None
+    best = storage.read_mapping(folder, "best.json") if storage.exists(folder, "best.json") else None
     advised = best and best.get("recommended")
     recommended = Arch.from_config(advised) if advised else None
     why = tuple(progress.why())

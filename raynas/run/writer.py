@@ -20,7 +20,8 @@ from functools import partial
 from queue import SimpleQueue
 from typing import Any, NoReturn
 
-from raynas.errors import DamagedError, RunLost
+from raynas import signals
+from raynas.errors import DamagedError, ResultsError, RunLost
 from raynas.run.store import Rows, RunStore
 from raynas.run.summary import resume_command
 from raynas.storage import first_line, json_bytes
@@ -33,6 +34,25 @@ TROUBLE = 10.0  # seconds after which a storage that does not answer is worth a 
 GIVE_UP = 120.0  # seconds after which the run ends
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 10.0  # seconds before a refused attempt is repeated
 MOST_ROWS = 100_000  # that wait; beyond, `check` waits too
+
+
+def insist(action: Callable[[], None], say: Callable[[str], None], again: str) -> None:
+    """Repeats what storage refuses until it succeeds; `again`: the command that goes on with what is interrupted.
+
+    Raises:
+        RunLost: it has not for GIVE_UP seconds, or was asked to stop.
+    """
+    began, pause = time.monotonic(), FIRST_PAUSE
+    while True:
+        try:
+            return action()
+        except (OSError, ResultsError) as error:
+            if time.monotonic() - began > GIVE_UP or signals.received() is not None:
+                raise RunLost(f"{first_line(error)}, after {time.monotonic() - began:.0f} s. Go on with: {again}") from error
+            if pause == FIRST_PAUSE:
+                say(f"the storage refuses: {first_line(error)}; trying again")
+        time.sleep(pause)
+        pause = min(2 * pause, LONGEST_PAUSE)
 
 
 @dataclass
@@ -64,7 +84,7 @@ class Writer:
     """
 
     def __init__(
-        self, uri: str, say: Callable[[str], None], periodically: Callable[[], None], guard: Callable[[], None] = lambda: None
+        self, uri: str, say: Callable[[str], None], periodically: Callable[[], None], guard: Callable[..., None] = lambda look=False: None
     ) -> None:
         self.uri, self._say, self._periodically, self._guard = uri, say, periodically, guard
         self._store = RunStore(uri)
@@ -258,11 +278,16 @@ class Writer:
         pause, self._since = FIRST_PAUSE, time.monotonic()
         while not self._abandoned.is_set():
             try:
+                self._guard(look=True)
                 action()
                 self._since = None
                 return
             except DamagedError:
                 raise
+            except RunLost as error:  # what another process holds is not ours to write
+                self.lost = error
+                self._abandoned.set()
+                return
             except Exception as error:  # of whatever implements the storage
                 self._reason = first_line(error)
             self._abandoned.wait(pause)
@@ -278,6 +303,7 @@ class Writer:
 
     def _try(self, action: Callable[[], None]) -> None:
         try:
+            self._guard(look=True)
             action()
         except Exception as error:
             if (text := first_line(error)) not in self._warned:

@@ -88,7 +88,7 @@ def load_model(folder: str | Path, device: str = "cpu", *, trust: bool = False) 
         ResumeError: the weights are damaged, or not of this architecture.
     """
     folder = str(folder)
-    described = read_mapping(folder, DESCRIPTION)
+    described = storage.read_mapping(folder, DESCRIPTION)
     missing = {"arch", "classes", "image_size", "image_channels", "network", "mean", "std"} - described.keys()
     if missing:
         raise ResultsError(f"{storage.join(folder, DESCRIPTION)} is damaged: it lacks {', '.join(sorted(missing))}")
@@ -125,18 +125,6 @@ def space_told(described: Mapping[str, Any], file: str) -> dict[str, Any]:
     if not isinstance(space, str | None) or not isinstance(options, dict | None):
         raise ResultsError(f"{file} is damaged: space must be a text and space_options a mapping, not {space!r} and {options!r}")
     return {"space": space, "space_options": options}
-
-
-def read_mapping(folder: str, name: str) -> dict[str, Any]:
-    """The mapping in a JSON file.
-
-    Raises:
-        ResultsError: it is missing, damaged, or holds something else.
-    """
-    value = storage.read_json(folder, name)
-    if not isinstance(value, dict):
-        raise ResultsError(f"{storage.join(folder, name)} is damaged: it must hold a mapping, not {type(value).__name__}")
-    return value
 
 
 def write(folder: str, name: str, content: bytes) -> None:

@@ -13,11 +13,12 @@ from typing import Any, Self
 
 import ray
 import torch
+from ray.exceptions import RayError
 from ray.train import RunConfig, ScalingConfig, TrainingFailedError, get_context
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.util.queue import Empty, Queue
 
-from raynas.errors import ConfigError, RaynasError
+from raynas.errors import ConfigError, RaynasError, RunLost
 from trainables.learning.team import Milestone, dumped, milestones
 from trainables.learning.trainer import Trainer, TrainingError
 
@@ -64,7 +65,14 @@ class RayWorkers:
 
         Raises:
             TrainingError: the training diverged, or a worker was lost.
+            RunLost: the cluster was lost.
         """
+        try:
+            yield from self._train(trainer)
+        except RayError as error:
+            raise RunLost(f"the Ray cluster was lost ({type(error).__name__}); go on with --resume") from error
+
+    def _train(self, trainer: Trainer) -> Iterator[Milestone]:
         state = dumped(trainer.state_dict()) if trainer.epoch else None
         job = {"trainer": ray.put((trainer.arguments, state)), "queue": Queue(actor_options={"num_cpus": 0})}
         # Not in a thread of this process, as Ray could not be left while it waits there.
