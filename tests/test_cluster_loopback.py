@@ -182,11 +182,23 @@ def test_workers_go_when_idle(cluster: Cluster) -> None:
     }
 
 
+def accepted(cluster: Cluster, command: str, small: str) -> str:
+    """What a submission prints; Ray refuses one, to be repeated, as long as no agent of the head has come up or back."""
+    for _ in range(20):
+        try:
+            return cluster.run(command, small=small)
+        except AssertionError as error:
+            if "No available agent to submit job" not in str(error):
+                raise
+            time.sleep(2)
+    raise AssertionError("no agent has come up")
+
+
 def test_a_job_outlives_the_terminal_too_and_stops_in_order(cluster: Cluster) -> None:
     """README's `ray job submit`, which gets a node again, and `ray job stop`, after which everything is written."""
     (submit,) = [command for command in commands("ray exec") if "ray job submit" in command]
     before = len(cluster.log())
-    job = re.findall(r"'(raysubmit_\w+)' submitted", cluster.run(submit, small=f"{SMALL} --trials 1 --max-epochs 100"))[0]
+    job = re.findall(r"'(raysubmit_\w+)' submitted", accepted(cluster, submit, small=f"{SMALL} --trials 1 --max-epochs 100"))[0]
     wait(lambda: len(cluster.log()) > before + 1, cluster)
     (listing,) = [command for command in commands("ray exec") if "ray job list" in command]
     assert job in cluster.run(listing)

@@ -84,9 +84,9 @@ def test_what_happens_to_a_trial_is_told_apart(
     found = {fault: (row["status"], row["fault"], row["retries"], row["epochs"]) for fault, row in rows.items()}
     assert found == {
         None: ("finished", None, 0, 3),
-        "killed": ("finished", None, 1, 3),
-        "stuck": ("finished", None, 1, 3),
-        "full": ("finished", None, 1, 3),
+        "killed": ("finished", "machine", 1, 3),
+        "stuck": ("finished", "timeout", 1, 3),
+        "full": ("finished", "machine", 1, 3),
         "hung": ("failed", "timeout", 1, 1),
         "own": ("failed", "architecture", 1, 1),
         "huge": ("failed", "architecture", 0, None),

@@ -120,7 +120,7 @@ QUICK = ("--dataset", "digits", "--device", "cpu", "--epochs", 2)
 
 def test_what_a_search_found_is_trained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings = ("--recipe", "quick", "--set", "recipe.network.width=8", "--set", "recipe.learning_rate=0.05")
-    assert run("--arch", best_json(tmp_path), *QUICK, *settings, "--out", tmp_path / "run") == DONE
+    assert run("--arch", best_json(tmp_path), "--trust", *QUICK, *settings, "--out", tmp_path / "run") == DONE
     printed = capsys.readouterr().out
     assert f"chain {ARCH.id} on digits" in printed
     assert "recipe quick with learning_rate=0.05, network.width=8" in printed
@@ -160,7 +160,7 @@ def test_the_space_of_an_architecture_is_named(tmp_path: Path, capsys: pytest.Ca
 def test_what_a_search_recommends_is_trained_unless_told_otherwise(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recommended = ChainSpace().make(["wide", "wide", "wide"])
     path = best_json(tmp_path, recommended=recommended.to_config())
-    one = ("--dataset", "digits", "--device", "cpu", "--epochs", 1)
+    one = ("--trust", "--dataset", "digits", "--device", "cpu", "--epochs", 1)
     assert run("--arch", path, *one, "--out", tmp_path / "a") == DONE
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == (

@@ -230,7 +230,8 @@ def test_s3_has_one_writer_too(s3: str, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_a_run_on_s3_is_written_with_single_puts(s3: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    uri = f"s3://bucket/run{s3}"
+    folder = f"bucket/{uuid.uuid4().hex}"  # moto's servers of one process share what they hold
+    uri = f"s3://{folder}{s3}"
     writer = Writer(uri, print, nothing)
     fs = writer._store.fs
     assert storage.is_object_store(fs)
@@ -238,13 +239,13 @@ def test_a_run_on_s3_is_written_with_single_puts(s3: str, monkeypatch: pytest.Mo
         add(writer, order)  # type: ignore[arg-type]
         writer.put_json("best.json", {"of": order})
         writer.flush()
-    assert any(part.depth for part in results.list_parts(fs, "bucket/run"))
+    assert any(part.depth for part in results.list_parts(fs, folder))
     expected = keys(uri)
     assert expected == ([f"t{i}" for i in range(12)], [(f"t{i}", e) for i in range(12) for e in (1, 2)], [])
     writer.close()
     assert keys(uri) == expected
-    assert json.loads(storage.read_bytes(fs, "bucket/run/best.json").to_pybytes()) == {"of": 11}
-    assert sorted(info.base_name for info in storage.list_files(fs, "bucket/run")) == [
+    assert json.loads(storage.read_bytes(fs, f"{folder}/best.json").to_pybytes()) == {"of": 11}
+    assert sorted(info.base_name for info in storage.list_files(fs, folder)) == [
         "best.json",
         "parts",
         "reports.parquet",
