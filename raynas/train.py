@@ -107,7 +107,7 @@ def _main(argv: Sequence[str] | None) -> int:
     config = make_config(given, TrainConfig)
     if config.arch is None:
         raise ConfigError(f"--arch is missing: a best.json, JSON, a string of NAS-Bench-201, or one of {', '.join(published())}")
-    subject, note = read_subject(config.arch, config.space, config.space_options, choose)
+    subject, note = read_subject(config.arch, config.space, config.space_options, choose, trust)
     if note is not None:
         Console(soft_wrap=True).print(note, highlight=False)
     config = config.model_copy(update=_told(subject))
