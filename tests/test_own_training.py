@@ -172,7 +172,7 @@ def test_what_a_search_recommends_is_trained_unless_told_otherwise(tmp_path: Pat
     assert "--choose recommended trains that one" in lines[0]
     assert lines[1].startswith(f"chain {ARCH.id} on digits")
     for same in (None, ARCH.to_config()):
-        subject, note = train.read_subject(best_json(tmp_path, recommended=same))
+        subject, note = train.read_subject(best_json(tmp_path, recommended=same), trust=True)
         assert (subject.arch, note) == (ARCH, None)
     with pytest.raises(SystemExit):
         run("--arch", path, "--choose", "best")
