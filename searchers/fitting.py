@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 Where = Literal["inline", "apart", "thread", "process"]
 _LOSSES = 3  # processes lost in a row, as to the memory monitor, after which a thread takes over
-_NICE = 10  # of the process: the control loop comes first, which starts trials; and trials last, to whose processes Ray gives 15
+_NICE = 19  # below the control loop (0) and the processes of trials, to which Ray gives 15: what they wait for is a free slot
 
 
 class Fit(NamedTuple):
