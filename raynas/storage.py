@@ -170,6 +170,8 @@ def read_bytes(fs: Any, path: str) -> Any:
     except FileNotFoundError:
         raise
     except OSError as error:
+        if re.search("RESOURCE_NOT_FOUND|NO_SUCH_KEY", str(error)):  # of S3, where the file has gone since it was opened
+            raise FileNotFoundError(path) from error
         raise ResultsError(f"cannot read {path}: {first_line(error)}") from error
 
 

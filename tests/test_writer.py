@@ -251,3 +251,18 @@ def test_a_run_on_s3_is_written_with_single_puts(s3: str, monkeypatch: pytest.Mo
         "reports.parquet",
         "trials.parquet",
     ]
+
+
+def test_a_file_that_goes_while_it_is_read_is_not_found(s3: str) -> None:
+    """As a part that a live writer merges: whoever reads looks again."""
+    fs, root = storage.filesystem(f"s3://bucket/{uuid.uuid4().hex}{s3}")
+    storage.write_bytes(fs, f"{root}/part", b"content")
+
+    class Vanishing:
+        def open_input_file(self, path: str) -> Any:
+            opened = fs.open_input_file(path)
+            fs.delete_file(path)
+            return opened
+
+    with pytest.raises(FileNotFoundError):
+        storage.read_bytes(Vanishing(), f"{root}/part")
