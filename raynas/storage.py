@@ -170,9 +170,15 @@ def read_bytes(fs: Any, path: str) -> Any:
     except FileNotFoundError:
         raise
     except OSError as error:
-        if re.search("RESOURCE_NOT_FOUND|NO_SUCH_KEY", str(error)):  # of S3, where the file has gone since it was opened
+        if _gone(fs, path):  # since it was opened, which S3 says in many ways
             raise FileNotFoundError(path) from error
         raise ResultsError(f"cannot read {path}: {first_line(error)}") from error
+
+
+def _gone(fs: Any, path: str) -> bool:
+    with suppress(OSError):
+        return bool(fs.get_file_info(path).type == pafs.FileType.NotFound)
+    return False
 
 
 def finite(value: Any) -> Any:

@@ -259,6 +259,8 @@ def test_a_file_that_goes_while_it_is_read_is_not_found(s3: str) -> None:
     storage.write_bytes(fs, f"{root}/part", b"content")
 
     class Vanishing:
+        get_file_info = fs.get_file_info
+
         def open_input_file(self, path: str) -> Any:
             opened = fs.open_input_file(path)
             fs.delete_file(path)
