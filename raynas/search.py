@@ -18,10 +18,10 @@ from rich.console import Console
 from raynas import storage
 from raynas.cli import DONE, FAILED, INTERRUPTED, Parser, add_flags, run_command
 from raynas.config import RunConfig, Settings, assign
-from raynas.run.lock import Lock
+from raynas.run.lock import Lock, check_free
 from raynas.run.resume import read_earlier
 from raynas.run.session import Session
-from raynas.run.settings import check_free, new_run, resumed_run
+from raynas.run.settings import new_run, resumed_run
 from raynas.run.summary import Run, lines, resume_command
 from raynas.storage import read_yaml
 from raynas.trust import is_own

@@ -29,7 +29,7 @@ from raynas import storage
 from raynas.cli import DONE, INTERRUPTED, Parser, add_flags, run_command
 from raynas.config import assign, make_config, provenance
 from raynas.errors import ConfigError, ResultsError, ResumeError
-from raynas.run.lock import Lock, refuse_held
+from raynas.run.lock import Lock, check_free, refuse_held
 from raynas.run.tensorboard import SummaryWriter
 from raynas.run.writer import insist
 from raynas.spaces import published
@@ -42,6 +42,7 @@ from trainables.learning.recipes import make_recipe, read_recipe
 from trainables.learning.team import Alone, Team
 from trainables.learning.trainer import Trainer, check_shares
 
+_SIGNS = ("config.json",)  # of a folder that holds a training
 CHOICES = ("recommended", "observed")  # which of two architectures of a best.json is trained
 
 
@@ -114,13 +115,8 @@ def _main(argv: Sequence[str] | None) -> int:
     out = config.out or f"runs/train-{config.dataset.partition(':')[0]}-{datetime.now():%Y%m%d-%H%M%S}"
     out = out if "://" in out else os.path.expanduser(out)
     refuse_held(out)
-    _check_free(out)
+    check_free(out, _SIGNS)
     return train(config, out)
-
-
-def _check_free(out: str) -> None:
-    if storage.exists(out, "config.json"):
-        raise ResultsError(f"{out} already holds a run; go on with it by --resume {out}, or choose another --out")
 
 
 def _given(flags: Mapping[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
@@ -217,7 +213,7 @@ def train(config: TrainConfig, out: str, resume: bool = False) -> int:
         if resume:
             restore(trainer, out)
         else:
-            _check_free(out)  # another training may have been here since
+            check_free(out, _SIGNS)  # another training may have been here since
         with team, signals.held():  # but for the training itself
             if not resume:
                 joined = {} if team.cluster is None else {"cluster": team.cluster.to_json()}

@@ -1,6 +1,5 @@
 """Faults of every kind in real searches: what was complete stays, every asked architecture is evaluated once, and no process is left."""
 
-import json
 import os
 import subprocess
 import sys
@@ -10,78 +9,37 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
+from asha_rungs import SCRIPT, shown_rungs
+from processes import marked
 
 from raynas import results
 
 ROOT = Path(__file__).resolve().parents[1]
 TRIALS = 14
 SEARCH = ["--trainable", "soak:SoakTrial", "--set", "trainable_options.seconds=0.15", "--max-epochs", "9", "--trials", str(TRIALS)]
-SEARCH += [
-    "--scheduler",
-    "asha",
-    "--concurrency",
-    "2",
-    "--cpus-per-trial",
-    "0.5",
-    "--set",
-    "searcher_options.num_initial=4",
-    "--out",
-    "run",
-]
-
-# The command itself; afterwards it shows what the rungs of ASHA hold.
-SCRIPT = """
-import functools, json, sys
-from raynas import search
-from ray.tune.schedulers import ASHAScheduler
-
-made, begin = [], ASHAScheduler.__init__
-
-@functools.wraps(begin)
-def remembered(self, *arguments, **options):
-    made.append(self)
-    begin(self, *arguments, **options)
-
-ASHAScheduler.__init__ = remembered
-code = search.main(sys.argv[1:])
-print("RUNGS", json.dumps({int(rung): sorted(values.values()) for rung, values in made[0]._brackets[0]._rungs}))
-sys.exit(code)
-"""
+SEARCH += ["--scheduler", "asha", "--concurrency", "2", "--cpus-per-trial", "0.5"]
+SEARCH += ["--set", "searcher_options.num_initial=4", "--out", "run"]
 
 
 @pytest.fixture
 def begin(tmp_path: Path) -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
     """Starts a search in a folder; at the end no process of any may be left."""
-    mark = f"RAYNAS_DRILL={tmp_path}"
+    mark = ("RAYNAS_DRILL", str(tmp_path))
     path = os.pathsep.join([str(ROOT), str(ROOT / "benchmarks")])
 
     def started(*arguments: object) -> "subprocess.Popen[str]":
-        environment = os.environ | dict([mark.split("=", 1)]) | {"PYTHONPATH": path}
+        environment = os.environ | dict([mark]) | {"PYTHONPATH": path}
         command = [sys.executable, "-c", SCRIPT, *map(str, arguments)]
         return subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
     yield started
     deadline = time.monotonic() + 20
-    while (left := marked(mark)) and time.monotonic() < deadline:
+    while (left := marked(*mark)) and time.monotonic() < deadline:
         time.sleep(0.2)
     for process in left:
         process.kill()
     assert not left
-
-
-def marked(mark: str) -> list[psutil.Process]:
-    """The processes with `mark` in their environment."""
-    name, _, value = mark.partition("=")
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if process.environ().get(name) == value and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
-        except psutil.Error:  # it went meanwhile, or is not ours
-            continue
-    return found
 
 
 def ended(run: Path) -> dict[str, dict[str, Any]]:
@@ -135,7 +93,7 @@ def test_rungs_hold_what_was_reported_whether_the_driver_was_killed_or_not(
     printed, _ = process.communicate(timeout=180)
     assert process.returncode == 0, printed
     judged(run, *seen)
-    rungs = json.loads(next(line for line in printed.splitlines() if line.startswith("RUNGS ")).removeprefix("RUNGS "))
+    rungs = shown_rungs(printed)
     reported: dict[int, list[float]] = defaultdict(list)
     for row in results.read(str(run)).reports.to_pylist():
         reported[row["epoch"]].append(row["valid_accuracy"])

@@ -8,11 +8,11 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
+from waiting import until
 
 from raynas.errors import ResultsError, RunLost
 from raynas.run import lock as module
@@ -40,13 +40,6 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def locks(folder: Path) -> list[str]:
     return sorted(path.name.rpartition(".")[2] for path in folder.glob(".lock-*"))
-
-
-def until(holds: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + 60
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def elsewhere(folder: Path) -> None:
@@ -83,17 +76,14 @@ def test_of_many_that_race_one_at_most_holds_at_a_time(uri: str) -> None:
     def contend(name: int) -> None:
         nonlocal holding, most
         start.wait()
-        try:
-            with Lock(uri, "again"):
-                with mutex:
-                    holding += 1
-                    most = max(most, holding)
-                    held.append(name)
-                time.sleep(0.2)
-                with mutex:
-                    holding -= 1
-        except ResultsError:
-            pass
+        with suppress(ResultsError), Lock(uri, "again"):
+            with mutex:
+                holding += 1
+                most = max(most, holding)
+                held.append(name)
+            time.sleep(0.2)
+            with mutex:
+                holding -= 1
 
     threads = [threading.Thread(target=contend, args=(name,)) for name in range(4)]
     for thread in threads:

@@ -4,13 +4,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from storages import s3_server
+from waiting import until
 
 from raynas import results, storage
 
@@ -31,17 +30,10 @@ def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     return process.returncode, printed, errors
 
 
-def until(holds: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + 120
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-
-
 def test_a_live_run_is_left_alone_and_a_killed_one_taken_over(tmp_path: Path) -> None:
     first = started(tmp_path, "-m", "raynas.search", *SLOW, "--trials", "500", "--out", "run")
     try:
-        until(lambda: list(tmp_path.glob("run/parts/trials-*.parquet")))
+        until(lambda: list(tmp_path.glob("run/parts/trials-*.parquet")), 120)
         intruders = [
             started(tmp_path, "-m", "raynas.search", *QUICK, "--out", "run"),
             started(tmp_path, "-m", "raynas.search", "--resume", "run"),
@@ -90,7 +82,7 @@ def test_a_search_whose_storage_goes_away_says_so_and_how_to_go_on(tmp_path: Pat
     with s3_server() as options:
         uri = f"s3://bucket/run{options}"
         search = started(tmp_path, "losing.py", *SLOW, "--trials", "500", "--out", uri)
-        until(lambda: storage.exists(uri, "config.json") and len(results.read(uri).trials) > 1)
+        until(lambda: storage.exists(uri, "config.json") and len(results.read(uri).trials) > 1, 120)
     code, printed, errors = ended(search)
     assert code == 75, errors
     assert "the storage does not answer: " in printed, errors

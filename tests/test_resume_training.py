@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from asha_rungs import SCRIPT, shown_rungs
 from logged_trial import LOG, LoggedTrial, read_log
 
 from raynas import results
@@ -22,25 +23,6 @@ EPOCHS, TRIALS, RUNG = 7, 5, 3
 SEARCH = ["--space", "nasbench201", "--dataset", "digits", "--searcher", "random", "--trials", str(TRIALS), "--max-epochs", str(EPOCHS)]
 OPTIONS = ["--set", "trainable_options.recipe=quick", "--scheduler", "asha", "--set", f"scheduler_options.grace_period={RUNG}"]
 OPTIONS += ["--concurrency", "2", "--cpus-per-trial", "0.5"]
-
-# The command itself; afterwards it shows what the rungs of ASHA hold.
-SCRIPT = """
-import functools, json, sys
-from raynas import search
-from ray.tune.schedulers import ASHAScheduler
-
-made, begin = [], ASHAScheduler.__init__
-
-@functools.wraps(begin)
-def remembered(self, *arguments, **options):
-    made.append(self)
-    begin(self, *arguments, **options)
-
-ASHAScheduler.__init__ = remembered
-code = search.main(sys.argv[1:])
-print("RUNGS", json.dumps({int(rung): list(values.values()) for rung, values in made[0]._brackets[0]._rungs}))
-sys.exit(code)
-"""
 
 
 class Killed(NamedTuple):
@@ -136,7 +118,7 @@ def check_complete(done: subprocess.CompletedProcess[str], run: Path, before: re
     if before is not None:
         assert all(report in reports for report in before.reports.to_pylist())
         assert all(row in trials for row in before.trials.to_pylist())
-    rungs = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("RUNGS")).removeprefix("RUNGS"))
+    rungs = shown_rungs(done.stdout)
     assert {rung: sorted(values) for rung, values in rungs.items()} == {
         str(RUNG): sorted(report["valid_accuracy"] for report in reports if report["epoch"] == RUNG)
     }

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from processes import marked
 
 ROOT = Path(__file__).resolve().parents[1]
 ARCH = "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|skip_connect~0|nor_conv_3x3~1|nor_conv_3x3~2|"
@@ -17,18 +18,6 @@ TERM, HUP, INT = signal.SIGTERM, signal.SIGHUP, signal.SIGINT
 SEARCH = ["raynas.search", "--trials", "40", "--set", "trainable_options.seconds_per_report=0.2", "--out", "run"]
 TRAIN = ["raynas.train", "--arch", ARCH, "--dataset", "digits", "--recipe", "quick", "--epochs", "300", "--device", "cpu", "--out", "run"]
 COMPARE = ["raynas.compare", "--searchers", "random,bananas", "--seeds", "20", "--trials", "300", "--processes", "2", "--out", "run"]
-
-
-def left(marker: str) -> list[str]:
-    """The processes that have the marker in their environment."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            if marker.encode() in (folder / "environ").read_bytes():
-                found.append((folder / "cmdline").read_text().replace("\0", " "))
-        except OSError:
-            continue
-    return found
 
 
 def defaults() -> None:
@@ -61,7 +50,7 @@ def stopped(command: list[str], ready: str, signals: list[signal.Signals], folde
         time.sleep(0.2)
     code = process.wait(60)
     deadline = time.monotonic() + 5  # Python's own helper of multiprocessing ends a moment after its parent
-    while (remaining := left(marker)) and time.monotonic() < deadline:
+    while (remaining := marked("MARKER", marker)) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not remaining
     return code, (folder / "out").read_text()

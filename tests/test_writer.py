@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from run_rows import add, keys, report, started, trial
 from storages import s3_server, trouble
+from waiting import until
 
 from raynas import results, storage
 from raynas.errors import ResultsError, RunLost
@@ -35,13 +36,6 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def nothing() -> None:
     """What is due now and then."""
-
-
-def until(holds: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + 60
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def checked_until(writer: Writer, holds: Callable[[], Any]) -> None:
@@ -198,6 +192,7 @@ def test_curves_reach_remote_storage_while_the_run_lives(uri: str, monkeypatch: 
     writer.then(lambda: summary.trial_done(1, 1.0, 1.0, {"valid_accuracy": 0.5}))
     fs, root = storage.filesystem(uri)
     until(lambda: any(info.size for info in storage.list_files(fs, f"{root}/tensorboard/summary")))
+    assert any(info.size for info in storage.list_files(fs, f"{root}/tensorboard/summary"))  # before anything is closed
     writer.then(summary.close)
     writer.close()
 

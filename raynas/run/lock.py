@@ -17,6 +17,7 @@ import secrets
 import socket
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -27,7 +28,7 @@ from typing import Any, Self
 from pyarrow.fs import FileType, LocalFileSystem
 
 from raynas.errors import ResultsError, RunLost
-from raynas.storage import filesystem, first_line, json_bytes, list_files, make_folder, read_bytes, write_bytes
+from raynas.storage import exists, filesystem, first_line, json_bytes, list_files, make_folder, read_bytes, write_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -148,6 +149,12 @@ def refuse_held(uri: str) -> None:
     """Raises ResultsError where a live process holds the folder, as far as that can be seen from here without a claim."""
     if (other := holder(uri)) is not None and other.alive:
         raise _refusal(uri, other)
+
+
+def check_free(uri: str, names: Sequence[str] = ("config.json", "parts", "trials.parquet")) -> None:
+    """Raises ResultsError where the folder holds a run, of which each of `names` is a sign."""
+    if any(exists(uri, name) for name in names):
+        raise ResultsError(f"{uri} already holds a run; go on with it by --resume {uri}, or choose another --out")
 
 
 def holder(uri: str) -> Holder | None:

@@ -72,7 +72,6 @@ def start_from(trial: Any, checkpoint: Any, metrics: dict[str, Any]) -> None:
 
 
 _REMEMBERED = 100  # trials that have ended, in Tune's memory
-_snapshot = _ExperimentCheckpointManager.sync_up_experiment_state
 
 
 @contextmanager
@@ -83,16 +82,14 @@ def unburdened() -> Iterator[None]:
     trials that have ended are forgotten, at the moment of a snapshot, once a turn. And each new trial copies the client of the storage,
     which connects anew: they share one. At the end Tune would wait for a last snapshot, read it, and fail where it cannot.
     """
-    analysis = tune_module.ExperimentAnalysis
-    tune_module.ExperimentAnalysis = lambda *args, **options: SimpleNamespace(trials=[])  # of what `Tuner.fit` returns, which nobody reads
-    _ExperimentCheckpointManager.sync_up_experiment_state = _forget
-    StorageContext.__deepcopy__ = lambda storage, memo: copy.copy(storage)
-    try:
+    with (
+        patch.object(
+            tune_module, "ExperimentAnalysis", lambda *args, **options: SimpleNamespace(trials=[])
+        ),  # nobody reads what `fit` returns
+        patch.object(_ExperimentCheckpointManager, "sync_up_experiment_state", _forget),
+        patch.object(StorageContext, "__deepcopy__", lambda storage, memo: copy.copy(storage), create=True),
+    ):
         yield
-    finally:
-        tune_module.ExperimentAnalysis = analysis
-        _ExperimentCheckpointManager.sync_up_experiment_state = _snapshot
-        del StorageContext.__deepcopy__
 
 
 def _forget(manager: Any, save_fn: Callable[[], None], force: bool = False, wait: bool = False) -> None:
@@ -196,17 +193,17 @@ class Keeper(Protocol):
 @contextmanager
 def kept(keeper: Keeper) -> Iterator[None]:
     """Has `keeper` decide about the trials that fail in whatever `Tuner.fit` runs meanwhile; Ray's own words on them are not printed."""
-    make, say = tune_module.TuneController, worker.print_to_stdstream
+    say = worker.print_to_stdstream
 
     def told(data: dict[str, Any], *args: Any, **options: Any) -> None:
         if not (data["pid"] == "raylet" and any(_DEATHS.search(line) for line in data["lines"])):
             say(data, *args, **options)
 
-    tune_module.TuneController, worker.print_to_stdstream = partial(KeptController, keeper=keeper), told
-    try:
+    with (
+        patch.object(tune_module, "TuneController", partial(KeptController, keeper=keeper)),
+        patch.object(worker, "print_to_stdstream", told),
+    ):
         yield
-    finally:
-        tune_module.TuneController, worker.print_to_stdstream = make, say
 
 
 class _Actors(RayActorManager):  # type: ignore[misc]  # ray has no types

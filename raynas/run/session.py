@@ -4,7 +4,7 @@ import gc
 import inspect
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -144,9 +144,9 @@ class Session:
             stack.callback(self.searcher.engine.close)
             stack.enter_context(_tune_environment())
             stack.enter_context(unburdened())
-            self._write_config()  # before anything is known: a folder with a configuration can be resumed, whatever happens next
+            file = self._write_config()  # before anything is known: a folder with a configuration can be resumed, whatever happens next
             if left > 0:
-                room = self._join(stack)
+                room = self._join(stack, file)
             stack.enter_context(signals.held())  # what follows is left where `Halt` says, and closed in any case
             recorder = self._recorder(guard)
             recorder.checkpoints.own = self.own
@@ -172,8 +172,11 @@ class Session:
             self.console.print(f"warning: {name} never proposed anything, so this was random search: {problem}", soft_wrap=True)
         return read_run(self.uri, self.config, self.objective, recorder.progress, self.searcher.exhausted)
 
-    def _join(self, stack: ExitStack) -> int:
-        """Joins or starts a cluster for as long as `stack` is open, which config.json tells; how many trials have room there at once.
+    def _join(self, stack: ExitStack, file: Mapping[str, Any]) -> int:
+        """Joins or starts a cluster for as long as `stack` is open; how many trials have room there at once.
+
+        Args:
+            file: what config.json holds, which is to tell the cluster besides.
 
         Raises:
             ConfigError: there is none, or no room; of a new run nothing is left behind.
@@ -187,11 +190,11 @@ class Session:
                 fs, root = storage.filesystem(self.uri)
                 fs.delete_file(f"{root}/config.json")
             raise
-        storage.write_json(self.uri, "config.json", storage.read_json(self.uri, "config.json") | {"cluster": joined.to_json()})
+        storage.write_json(self.uri, "config.json", {**file, "cluster": joined.to_json()})
         return room
 
-    def _write_config(self) -> None:
-        """What a resumed run was told to change counts for later sessions too."""
+    def _write_config(self) -> dict[str, Any]:
+        """Writes config.json, and returns what it holds; what a resumed run was told to change counts for later sessions too."""
         config = {"config": self.config.model_dump()}
         if self.before is None:
             config |= provenance() | {"started_at": datetime.now(UTC).isoformat(timespec="seconds")}
@@ -201,6 +204,7 @@ class Session:
         if self.own:  # that a name was repeated makes it not one's own
             config = signed(config)
         storage.write_json(self.uri, "config.json", config)
+        return config
 
     def _recorder(self, guard: Callable[..., None]) -> Recorder:
         config = self.config

@@ -10,8 +10,8 @@ from typing import Any
 from raynas import storage
 from raynas.arch import Arch
 from raynas.config import RESUMABLE, RunConfig, make_config
-from raynas.errors import ConfigError, ResultsError, ResumeError
-from raynas.run.lock import refuse_held
+from raynas.errors import ConfigError, ResumeError
+from raynas.run.lock import check_free, refuse_held
 from raynas.run.schedulers import SCHEDULERS
 from raynas.run.supernets import SEEDS, respelled
 from raynas.spaces import SPACES
@@ -43,12 +43,6 @@ def new_run(given: Mapping[str, Any]) -> tuple[RunConfig, str]:
     refuse_held(uri)
     check_free(uri)
     return config, uri
-
-
-def check_free(uri: str) -> None:
-    """Raises ResultsError where the folder holds a run."""
-    if any(storage.exists(uri, name) for name in ("config.json", "parts", "trials.parquet")):
-        raise ResultsError(f"{uri} already holds a run; go on with it by --resume {uri}, or choose another --out")
 
 
 def resumed_run(folder: str, given: Mapping[str, Any], own: bool = True) -> RunConfig:

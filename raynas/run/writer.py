@@ -14,7 +14,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from queue import SimpleQueue
@@ -42,16 +42,24 @@ def insist(action: Callable[[], None], say: Callable[[str], None], again: str) -
     Raises:
         RunLost: it has not for GIVE_UP seconds, or was asked to stop.
     """
-    began, pause = time.monotonic(), FIRST_PAUSE
-    while True:
+    began = time.monotonic()
+    for pause in _pauses():
         try:
-            return action()
+            action()
+            return
         except (OSError, ResultsError) as error:
             if time.monotonic() - began > GIVE_UP or signals.received() is not None:
                 raise RunLost(f"{first_line(error)}, after {time.monotonic() - began:.0f} s. Go on with: {again}") from error
             if pause == FIRST_PAUSE:
                 say(f"the storage refuses: {first_line(error)}; trying again")
         time.sleep(pause)
+
+
+def _pauses() -> Iterator[float]:
+    """Seconds before each further attempt."""
+    pause = FIRST_PAUSE
+    while True:
+        yield pause
         pause = min(2 * pause, LONGEST_PAUSE)
 
 
@@ -218,11 +226,15 @@ class Writer:
             self._say("the storage answers again")
 
     def _lose(self, error: RunLost) -> NoReturn:
+        self._abandon(error)
+        raise error
+
+    def _abandon(self, error: RunLost) -> None:
+        """Nothing more is written or deleted."""
         self.lost = error
         self._abandoned.set()
         self._deletions.put(None)
         atexit.register(self._leave)
-        raise error
 
     def _leave(self) -> None:
         """Ends the process if the thread hangs; the library of the storage would wait for it until an answer comes."""
@@ -275,8 +287,10 @@ class Writer:
 
     def _insist(self, action: Callable[[], None]) -> None:
         """Repeats it until it succeeds, or it is too late."""
-        pause, self._since = FIRST_PAUSE, time.monotonic()
-        while not self._abandoned.is_set():
+        self._since = time.monotonic()
+        for pause in _pauses():
+            if self._abandoned.is_set():
+                return
             try:
                 self._guard(look=True)
                 action()
@@ -285,13 +299,11 @@ class Writer:
             except DamagedError:
                 raise
             except RunLost as error:  # what another process holds is not ours to write
-                self.lost = error
-                self._abandoned.set()
+                self._abandon(error)
                 return
             except Exception as error:  # of whatever implements the storage
                 self._reason = first_line(error)
             self._abandoned.wait(pause)
-            pause = min(2 * pause, LONGEST_PAUSE)
 
     def _once(self, action: Callable[[], None]) -> None:
         """What the run does not depend on; a failure is a warning, and one that repeats itself is one."""
