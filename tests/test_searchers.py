@@ -367,7 +367,8 @@ def test_tune_with_asha_and_a_concurrency_limit(local_ray: None, tmp_path: Path)
 
 
 @pytest.mark.slow
-def test_tune_goes_on_after_an_interruption(local_ray: None, tmp_path: Path) -> None:
+def test_tune_goes_on_after_an_interruption(local_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # Tune leaves the files of interrupted trials open
     searcher = BananasSearch(ToySpace(2), encoding="path", num_initial=2, refit_every=2, **OPTIONS["bananas"])
     config = tune.TuneConfig(
         metric="valid_accuracy", mode="max", search_alg=searcher, num_samples=20, max_concurrent_trials=2, reuse_actors=True
