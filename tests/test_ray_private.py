@@ -10,12 +10,14 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import ray
 from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
 from ray._common.utils import get_ray_address_file
 from ray._private import accelerators, ray_constants, services, state, worker
@@ -23,7 +25,7 @@ from ray.air.execution._internal import RayActorManager, TrackedActor
 from ray.exceptions import OutOfMemoryError, RayActorError
 from ray.train._internal.session import _TrainingResult
 from ray.train._internal.storage import StorageContext
-from ray.tune import Callback, Checkpoint, PlacementGroupFactory, tune
+from ray.tune import Callback, Checkpoint, PlacementGroupFactory, RunConfig, Trainable, TuneConfig, Tuner, tune
 from ray.tune.callback import CallbackList
 from ray.tune.error import _TuneStopTrialError
 from ray.tune.execution.experiment_state import _ExperimentCheckpointManager
@@ -182,7 +184,7 @@ def test_the_loop_overrides_what_tune_calls() -> None:
     overridden = {name for name in vars(ray_private.KeptController) if hasattr(TuneController, name)}
     assert overridden >= {
         *("step", "cleanup", "is_finished", "_update_trial_queue", "_actor_started", "_actor_failed", "_process_trial_result"),
-        *("_process_trial_failure", "_requeue_trial", "_on_trial_reset", "__getstate__"),
+        *("_process_trial_failure", "_requeue_trial", "_on_trial_reset", "_maybe_reuse_cached_actor", "__getstate__"),
     }
     failing = inspect.getsource(TuneController._process_trial_failure)
     assert failing.index("trial.handle_error(") < failing.index("trial.should_recover()") < failing.index("self._try_recover(")
@@ -190,6 +192,36 @@ def test_the_loop_overrides_what_tune_calls() -> None:
     assert "self._default_result_or_future = ray.get(" in inspect.getsource(Trial)
     stopping = inspect.getsource(TuneController.stop_trial)
     assert stopping.index("except Exception as e") < stopping.index("_process_trial_failure(") < stopping.index("_TuneStopTrialError(")
+
+
+def test_processes_that_start_are_not_ended_for_those_that_are_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class SlowToStart(Trainable):  # type: ignore[misc]  # ray has no types
+        """The first process starts at once; trials end faster than any other starts."""
+
+        def setup(self, config: dict[str, Any]) -> None:
+            others = list(tmp_path.glob("process-*"))
+            (tmp_path / f"process-{os.getpid()}").touch()
+            time.sleep(1 if others else 0)
+
+        def reset_config(self, new_config: dict[str, Any]) -> bool:
+            return True
+
+        def step(self) -> dict[str, Any]:
+            time.sleep(0.1)
+            return {"done": True}
+
+        def save_checkpoint(self, checkpoint_dir: str) -> None:
+            """There is nothing to save."""
+
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    try:
+        config = TuneConfig(num_samples=60, max_concurrent_trials=2, reuse_actors=True)
+        with ray_private.kept(Keeper()):
+            Tuner(SlowToStart, tune_config=config, run_config=RunConfig(storage_path=str(tmp_path / "tune"), verbose=0)).fit()
+    finally:
+        ray.shutdown()
+    assert len(list(tmp_path.glob("process-*"))) == 2
 
 
 def test_what_ends_a_trial_in_searcher_or_recorder_is_no_failure_of_the_trial() -> None:

@@ -223,7 +223,8 @@ class _Actors(RayActorManager):  # type: ignore[misc]  # ray has no types
 class KeptController(TuneController):  # type: ignore[misc]  # ray has no types
     """Tune's loop, where a `Keeper` decides whether and when a trial that failed is tried again, and which have hung.
 
-    A trial that waits for its next try holds no resources; to Tune it has failed until then.
+    A trial that waits for its next try holds no resources; to Tune it has failed until then. Processes that start are not ended for
+    others that are free.
     """
 
     def __init__(self, *args: Any, keeper: Keeper, **options: Any) -> None:
@@ -283,6 +284,15 @@ class KeptController(TuneController):  # type: ignore[misc]  # ray has no types
 
     def _update_trial_queue(self, blocking: bool = False, timeout: int = 600) -> bool:
         return bool(super()._update_trial_queue(blocking and not self._waiting, timeout))
+
+    def _maybe_reuse_cached_actor(self, trial: Any) -> bool:
+        """Not for a trial whose own process is starting.
+
+        Tune would end that process and start another for the next trial: without end where trials end faster than processes start.
+        """
+        live = self._actor_manager._live_actors_to_ray_actors_resources
+        starting = self._trial_to_actor.get(trial) in live and trial not in self._resetting_trials
+        return not starting and bool(super()._maybe_reuse_cached_actor(trial))
 
     def _actor_started(self, tracked_actor: Any, log: str = "STARTED") -> None:
         self._keeper.report(self._actor_to_trial[tracked_actor])
