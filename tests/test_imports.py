@@ -16,6 +16,7 @@ ORDER = [
     "registry",
     "arch",
     "spaces",
+    "drawing",
     "storage",
     "trust",
     "outcome",

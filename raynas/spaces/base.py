@@ -31,6 +31,29 @@ class Graph(NamedTuple):
     operations: NDArray[np.int64]  # (V,) indices in the `graph_operations` of the space
 
 
+class Node(NamedTuple):
+    """A place in a picture of a cell."""
+
+    label: str
+    kind: Literal["end", "operation", "sum"] = "operation"  # an end: an input or output of the cell
+
+
+class Edge(NamedTuple):
+    """An arrow in a picture of a cell, between two of its nodes by their indices."""
+
+    source: int
+    target: int
+    operation: str = ""  # what is done on the way; empty: nothing
+
+
+class Drawing(NamedTuple):
+    """A cell as its publication draws it, with operations at its nodes or on its edges; `raynas.drawing` makes a picture of it."""
+
+    title: str  # empty where the architecture has no other cell
+    nodes: tuple[Node, ...]
+    edges: tuple[Edge, ...]
+
+
 @dataclass(frozen=True)
 class Published:
     """An architecture and where it comes from."""
@@ -139,16 +162,13 @@ class SearchSpace(ABC):
         """`arch` as a graph whose paths from inputs to outputs are those of `paths`. Optional."""
         raise OutOfSpaceError(f"space {self.name!r} does not say how its architectures are graphs; use a predictor that reads an encoding")
 
-    def draw(self, arch: Arch) -> str:
-        """A picture of `arch` in the DOT language of Graphviz; by default its graph, with inputs and outputs as ellipses."""
+    def draw(self, arch: Arch) -> list[Drawing]:
+        """`arch` as pictures of its cells; by default its graph, whose vertices without predecessors or successors are the ends."""
         adjacency, operations = self.graph(arch)
         inner = (adjacency.sum(axis=0) > 0) & (adjacency.sum(axis=1) > 0)
-        lines = [f"digraph {_quoted(arch.id)} {{", "  node [shape=box];"]
-        for v, operation in enumerate(operations):
-            shape = "" if inner[v] else ", shape=ellipse, style=bold"
-            lines.append(f"  {v} [label={_quoted(self.graph_operations[operation])}{shape}];")
-        lines += [f"  {v} -> {w};" for v, w in np.argwhere(adjacency)]
-        return "\n".join([*lines, "}", ""])
+        labels = [self.graph_operations[operation] for operation in operations]
+        nodes = tuple(Node(label, "operation" if inside else "end") for label, inside in zip(labels, inner, strict=True))
+        return [Drawing("", nodes, tuple(Edge(int(v), int(w)) for v, w in np.argwhere(adjacency)))]
 
     # -- as text
 
@@ -192,7 +212,3 @@ class SearchSpace(ABC):
     def recipe(self, purpose: Literal["search", "train"], dataset: str | None = None) -> str | Mapping[str, Any]:
         """How networks are trained on `dataset`, unless told otherwise; digits, on which no publication trains, by "quick"."""
         return "quick" if dataset == "digits" else self.recipes.get(purpose, "quick")
-
-
-def _quoted(text: str) -> str:
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'

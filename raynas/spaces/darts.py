@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from raynas.arch import Arch
 from raynas.errors import ConfigError, OutOfSpaceError
-from raynas.spaces.base import Cost, Graph, SearchSpace
+from raynas.spaces.base import Cost, Drawing, Edge, Graph, Node, SearchSpace
 from raynas.spaces.darts_published import GENOTYPES as GENOTYPES
 from raynas.spaces.darts_published import PUBLISHED
 
@@ -305,6 +305,20 @@ class DARTSSpace(SearchSpace):
             before, last, output = range(len(OPS) + 3 * kind, len(OPS) + 3 * kind + 3)
             operations += [before, last, *[op for op, _ in cell], output]
         return Graph(adjacency, np.array(operations, dtype=np.int64))
+
+    def draw(self, arch: Arch) -> list[Drawing]:
+        """The normal and the reduction cell as in the paper (figures 4 and 5): sums of features, operations on the edges."""
+        ends = Node("c_k-2", "end"), Node("c_k-1", "end")
+        nodes = (*ends, *(Node(str(node), "sum") for node in range(NODES)), Node("c_k", "end"))
+        joined = [Edge(2 + node, 2 + NODES) for node in range(NODES)]
+        return [
+            Drawing(
+                f"{'normal' if kind == 'normal' else 'reduction'} cell",
+                nodes,
+                (*(Edge(source, 2 + pair // 2, OPS[op]) for pair, (op, source) in enumerate(cell)), *joined),
+            )
+            for kind, cell in zip(KINDS, _cells(arch), strict=True)
+        ]
 
     def operation_pairs(self, arch: Arch) -> NDArray[np.int64]:
         """(20, 8) for each cell, its two inputs and its operations before its operations."""

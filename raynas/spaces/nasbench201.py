@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from raynas.arch import Arch
 from raynas.errors import OutOfSpaceError
-from raynas.spaces.base import Cost, Graph, SearchSpace
+from raynas.spaces.base import Cost, Drawing, Edge, Graph, Node, SearchSpace
 
 OPS = ("avg_pool_3x3", "nor_conv_1x1", "nor_conv_3x3", "none", "skip_connect")
 EDGES = ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3))  # (from, to), in the order of the arch string
@@ -164,6 +164,12 @@ class NASBench201Space(SearchSpace):
         It is the line graph of the cell, whose edges are the operations; `none` is an operation like any other.
         """
         return Graph(_LINES.copy(), np.array([0, *[1 + op for op in _indices(arch.id)], 1 + len(OPS)], dtype=np.int64))
+
+    def draw(self, arch: Arch) -> list[Drawing]:
+        """The cell as in the paper (figure 1): four sums of features, operations on the edges; `none` is no edge."""
+        nodes = (Node("input", "end"), Node("1", "sum"), Node("2", "sum"), Node("output", "end"))
+        edges = [Edge(*ends, op) for ends, op in zip(EDGES, self.operations(arch), strict=True) if op != "none"]
+        return [Drawing("", nodes, tuple(edges))]
 
     def operation_pairs(self, arch: Arch) -> NDArray[np.int64]:
         """(5, 5) ways of two successive edges, by their operations; `none` is an operation like any other."""
