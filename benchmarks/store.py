@@ -39,6 +39,9 @@ class Searcher:
     refits: tuple[Any, ...] = ()
     memory = None
 
+    def suggested(self, trial_id: str) -> None:
+        """As of a trial of an earlier session."""
+
     def recommend(self) -> None:
         return None
 

@@ -157,15 +157,17 @@ def assign(values: dict[str, Any], assignments: Sequence[str]) -> None:
 
 
 def provenance() -> dict[str, Any]:
-    """The commit of the checkout that runs, if it is one, and the versions of what computes."""
+    """The commit of the checkout that runs, if it is one, whether files of it were changed since, and the versions of what computes."""
     folder = Path(__file__).resolve().parents[1]
-    git = ["git", "-C", str(folder), "rev-parse", "HEAD"]
+    git = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         shown = subprocess.run(git, capture_output=True, text=True, check=False) if (folder / ".git").exists() else None
     except FileNotFoundError:  # git itself is not installed
         shown = None
     packages = ("raynas", "ray", "torch", "numpy", "pyarrow")
+    commit, _, dirty = shown.stdout.strip().partition("-") if shown is not None and shown.returncode == 0 else (None, "", None)
     return {
-        "commit": shown.stdout.strip() if shown is not None and shown.returncode == 0 else None,
+        "commit": commit,
+        "dirty": None if commit is None else dirty == "dirty",
         "versions": {package: version(package) for package in packages},
     }

@@ -47,6 +47,9 @@ def _metrics(names: Iterable[str]) -> dict[str, Any]:
 
 
 TIME = pa.timestamp("us", tz="UTC")
+_ORIGIN = {"proposed_by": pa.string(), "parent": pa.string()} | dict.fromkeys(
+    ("acquisition", "predicted", "predicted_deviation", "queue_seconds"), pa.float64()
+)  # predicted: of the first objective, when the trial was proposed
 _TRIAL = {"order": pa.int64(), "trial_id": pa.string(), "arch_id": pa.string(), "arch": pa.string()}  # arch: JSON
 
 TRIALS = _schema(
@@ -54,10 +57,12 @@ TRIALS = _schema(
     {"epochs": pa.int64()}
     | _metrics(name for name in METRICS if name != "train_loss")
     | {"started_at": TIME, "ended_at": TIME, "error": pa.string(), "error_file": pa.string()}  # error: one line; the file has all of it
-    | {"fault": pa.string(), "retries": pa.int64(), "node": pa.string(), "device": pa.string()},  # fault: of the last failure
+    | {"fault": pa.string(), "retries": pa.int64(), "node": pa.string(), "device": pa.string()}  # fault: of the last failure
+    | {"run_id": pa.string(), "cpus": pa.float64(), "gpus": pa.float64()}
+    | _ORIGIN,
 )
 REPORTS = _schema({"trial_id": pa.string(), "epoch": pa.int64()}, _metrics(name for name in METRICS if name not in COSTS))
-STARTED = _schema(_TRIAL | {"started_at": TIME}, {"checkpoint": pa.string(), "budget": pa.float64()})
+STARTED = _schema(_TRIAL | {"started_at": TIME}, {"checkpoint": pa.string(), "budget": pa.float64()} | _ORIGIN)
 # checkpoint: JSON, see raynas/run/checkpoints.py; budget: epochs that the method allowed, null: a full evaluation
 
 SCHEMAS = {"started": STARTED, "reports": REPORTS, "trials": TRIALS}  # in the order in which a flush writes them

@@ -15,7 +15,7 @@ from searchers.bananas import Bananas, BananasPaper
 from searchers.engine import Engine
 from searchers.evolution import Evolution
 from searchers.fitting import Refit
-from searchers.method import FunctionMethod, Method, OneShot, Proposal, Suggestion
+from searchers.method import FunctionMethod, Method, OneShot, Origin, Proposal, Suggestion
 from searchers.random import Random
 
 if TYPE_CHECKING:
@@ -135,6 +135,7 @@ __all__ = [
     "FunctionMethod",
     "Method",
     "OneShot",
+    "Origin",
     "Proposal",
     "Random",
     "RandomSearch",

@@ -18,7 +18,7 @@ from raynas.model.recommend import DEFAULT_ENCODING
 from raynas.model.targets import TARGETS
 from raynas.registry import resolve
 from raynas.spaces import SearchSpace
-from searchers.method import Method, Proposal
+from searchers.method import Method, Origin, Proposal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +87,8 @@ class Bananas(Method):
         stuck = len(values) > 0 and len(values) - 1 - int(values.argmax()) >= self.patience and rng.random() < 0.5
         wanted = max(self.pool * self.full_batch(len(history.observed)) // self.refit_every, 2 * count)
         size, random_share = (2 * wanted, 1.0) if stuck else (wanted, self.random_share)
-        pool = candidates(space, history, rng, size, self.parents, self.rates, random_share)
+        lineage: dict[str, str] = {}
+        pool = candidates(space, history, rng, size, self.parents, self.rates, random_share, lineage)
         if len(pool) < count:  # the last ones of a space that can be listed
             pool += random_archs(space, {*history.observed, *history.pending, *(arch.id for arch in pool)}, rng, count - len(pool))
         if not archs or not pool:
@@ -100,7 +101,7 @@ class Bananas(Method):
         known = {*history.observed, *history.pending, *(arch.id for arch in pool)}
         for _ in range(self.climbs):
             best = [pool[i] for i in np.argsort(-means, kind="stable")[: self.parents]]
-            new = mutations(space, best, known, rng, wanted // 2, self.rates)
+            new = mutations(space, best, known, rng, wanted // 2, self.rates, lineage)
             if not new:
                 break
             known.update(arch.id for arch in new)
@@ -109,7 +110,12 @@ class Bananas(Method):
         prediction = fitted.predict(pool).widened(self.exploration)
         score = resolve(ACQUISITIONS, self.acquisition, "acquisition function")(prediction, float(target.values.max()), rng)
         chosen = np.argsort(-score, kind="stable")[:count]
-        return Proposal([pool[i] for i in chosen], target.inverse(prediction.mean[chosen]).tolist())
+        mean, std = prediction.mean[chosen], prediction.std[chosen]
+        deviation = np.abs(target.inverse(mean + std) - target.inverse(mean - std)) / 2  # in units of the metric, which the target is not
+        archs = [pool[i] for i in chosen]
+        told = zip(archs, score[chosen].tolist(), deviation.tolist(), strict=True)
+        origins = [Origin("model", lineage.get(arch.id), *each) for arch, *each in told]
+        return Proposal(archs, target.inverse(mean).tolist(), origins=origins)
 
     def stopgap(self, space: SearchSpace, history: History, rng: np.random.Generator) -> Arch | None:
         """A mutation of one of the best, without asking the model."""

@@ -27,7 +27,7 @@ from raynas.model.recommend import observed
 from raynas.outcome import COSTS, Objective, Outcome, as_number, budget_of
 from raynas.spaces import SearchSpace, make_space
 from searchers.fitting import Beside, Fit, Refit, Where, fit
-from searchers.method import Method, Proposal, Suggestion, check_objective, within_limits
+from searchers.method import Method, Origin, Proposal, Suggestion, check_objective, within_limits
 
 logger = logging.getLogger(__name__)
 
@@ -188,7 +188,8 @@ class Engine:
         for arch in archs:
             if not isinstance(arch, (Arch, Mapping)):
                 raise ConfigError(f"an architecture is given as JSON, as in the column arch of trials.parquet, not as {arch!r}")
-            self._first.append(Suggestion(self.space.from_config(arch.to_config() if isinstance(arch, Arch) else arch), budget))
+            given = self.space.from_config(arch.to_config() if isinstance(arch, Arch) else arch)
+            self._first.append(Suggestion(given, budget, origin=Origin("given")))
 
     def recommend(self) -> Arch | None:
         """The architecture to choose after what is known now; None before any result."""
@@ -252,8 +253,8 @@ class Engine:
                 self._launch()
             suggestion = self._pop(self._queue)
         if suggestion is None:
-            arch = self._random() if self._starting() else self._stopgap()
-            suggestion = None if arch is None else Suggestion(arch)
+            arch, by = (self._random(), "initial") if self._starting() else (self._stopgap(), "stopgap")
+            suggestion = None if arch is None else Suggestion(arch, origin=Origin(by))
         return suggestion
 
     def _ask_method(self) -> None:
@@ -311,9 +312,8 @@ class Engine:
 
     def _refill(self, done: Fit, pairs: list[tuple[float, float]], observations: int | None = None) -> None:
         """Takes over what a fit proposed, and notes how good the model before it was."""
-        proposal, count = done.proposal, len(done.proposal.archs)
-        expected, budgets = [*proposal.expected, *[None] * count], [*proposal.budgets, *[None] * count]
-        self._queue = deque(Suggestion(*each) for each in zip(proposal.archs, budgets, expected, strict=False))
+        proposal = done.proposal
+        self._queue = deque(proposal.suggestions())
         if proposal.memory is not None:
             self.history.memory = proposal.memory
         if self.method.learns:

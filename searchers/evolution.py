@@ -11,7 +11,7 @@ from raynas.errors import ConfigError
 from raynas.history import History, Known
 from raynas.model.candidates import distinct
 from raynas.spaces import SearchSpace
-from searchers.method import Method, Proposal
+from searchers.method import Method, Origin, Proposal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,11 +44,17 @@ class Evolution(Method):
         known = history.known(last=self.population)
         archs, fitness = known.archs, _fitness(known)
 
+        lineage: dict[str, str] = {}
+
         def child() -> Arch:
             drawn = rng.integers(len(archs), size=self.tournament)
-            return space.mutate(archs[drawn[np.argmax(fitness[drawn])]], rng, self.rate)
+            parent = archs[drawn[np.argmax(fitness[drawn])]]
+            made = space.mutate(parent, rng, self.rate)
+            lineage.setdefault(made.id, parent.id)
+            return made
 
-        return Proposal(distinct(child, count, history) if archs else [])
+        children = distinct(child, count, history) if archs else []
+        return Proposal(children, origins=[Origin("mutation", lineage[arch.id]) for arch in children])
 
 
 def _fitness(known: Known) -> NDArray[np.float64]:

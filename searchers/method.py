@@ -1,8 +1,8 @@
 """What a search method is: a value that holds its settings, and a pure function of what is known."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import astuple, dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
@@ -21,25 +21,13 @@ _MANY = 1000  # completed trials beyond which fits become rarer as their number 
 
 
 @dataclass(frozen=True)
-class Proposal:
-    """Architectures to evaluate, best first.
+class Origin:
+    """How an architecture came to be proposed."""
 
-    Args:
-        expected: what the model expects of each, in units of the first objective; None: it was not asked.
-        budgets: how much each evaluation may spend; None: a full one. An architecture that was stopped may come again with more.
-        memory: plain JSON that the next call finds as `history.memory`; None: it stays as it is.
-    """
-
-    archs: Sequence[Arch]
-    expected: Sequence[float | None] = ()
-    budgets: Sequence[float | None] = ()
-    memory: Any = None
-
-    def check(self, space: SearchSpace) -> None:
-        """Raises OutOfSpaceError unless all that is proposed is of `space`, and within what a table or limits leave of it."""
-        for arch in self.archs:
-            if not isinstance(arch, Arch) or not space.contains(arch):
-                raise OutOfSpaceError(f"what was proposed is not of the space {space.name}: {arch}")
+    by: str  # "model", "mutation", "random", or what a method of one's own calls it; of the engine: "initial", "stopgap", "given"
+    parent: str | None = None  # the id of the architecture that it is a mutation of
+    acquisition: float | None = None  # the value of the acquisition function, among the candidates of one fit
+    deviation: float | None = None  # standard deviation of what the model expects, in units of the first objective
 
 
 @dataclass(frozen=True)
@@ -49,16 +37,48 @@ class Suggestion:
     arch: Arch
     budget: float | None = None  # how much the evaluation may spend; None: a full one
     expected: float | None = None  # what the model expects of it: of the first objective, turned so that higher is better
+    origin: Origin = Origin("method")
 
     def to_json(self) -> list[Any]:
         """Plain JSON of it."""
-        return [self.arch.to_config(), self.budget, self.expected]
+        return [self.arch.to_config(), self.budget, self.expected, *astuple(self.origin)]
 
     @classmethod
     def from_json(cls, plain: Sequence[Any]) -> "Suggestion":
         """The inverse of `to_json`."""
-        config, budget, expected = plain
-        return cls(Arch.from_config(config), budget, expected)
+        config, budget, expected, *origin = plain
+        return cls(Arch.from_config(config), budget, expected, *([Origin(*origin)] if origin else []))
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """Architectures to evaluate, best first.
+
+    Args:
+        expected: what the model expects of each, in units of the first objective; None: it was not asked.
+        budgets: how much each evaluation may spend; None: a full one. An architecture that was stopped may come again with more.
+        memory: plain JSON that the next call finds as `history.memory`; None: it stays as it is.
+        origins: how each came about, where the method says so.
+    """
+
+    archs: Sequence[Arch]
+    expected: Sequence[float | None] = ()
+    budgets: Sequence[float | None] = ()
+    memory: Any = None
+    origins: Sequence[Origin] = ()
+
+    def check(self, space: SearchSpace) -> None:
+        """Raises OutOfSpaceError unless all that is proposed is of `space`, and within what a table or limits leave of it."""
+        for arch in self.archs:
+            if not isinstance(arch, Arch) or not space.contains(arch):
+                raise OutOfSpaceError(f"what was proposed is not of the space {space.name}: {arch}")
+
+    def suggestions(self) -> Iterator[Suggestion]:
+        """The architectures, each with what is known of it."""
+        count = len(self.archs)
+        expected, budgets = [*self.expected, *[None] * count], [*self.budgets, *[None] * count]
+        origins = [*self.origins, *[Origin("method")] * count]
+        return map(Suggestion, self.archs, budgets, expected, origins)
 
 
 @dataclass(frozen=True, kw_only=True)

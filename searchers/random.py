@@ -8,7 +8,7 @@ import numpy as np
 from raynas.history import History
 from raynas.model.candidates import random_archs
 from raynas.spaces import SearchSpace
-from searchers.method import Method, Proposal
+from searchers.method import Method, Origin, Proposal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,4 +19,5 @@ class Random(Method):
 
     def propose(self, space: SearchSpace, history: History, rng: np.random.Generator, count: int) -> Proposal:
         """`count` random architectures."""
-        return Proposal(random_archs(space, history, rng, count))
+        drawn = random_archs(space, history, rng, count)
+        return Proposal(drawn, origins=[Origin("random")] * len(drawn))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -17,7 +18,7 @@ from searchers.bananas import Bananas, BananasPaper
 from searchers.engine import Engine
 from searchers.evolution import Evolution
 from searchers.fitting import Refit, Where
-from searchers.method import Method
+from searchers.method import Method, Suggestion
 from searchers.random import Random
 
 
@@ -76,6 +77,7 @@ class TuneSearcher(Searcher):  # type: ignore[misc]  # ray has no types
             points_to_evaluate=points_to_evaluate,
         )
         self._live: dict[str, str] = {}  # trial id -> architecture id
+        self._suggested: dict[str, tuple[Suggestion, float]] = {}  # trial id -> what this process suggested, and when on its clock
         self._broken: str | None = None
 
     # -- what Tune calls -------------------------------------------------------------------------------------------------
@@ -96,6 +98,7 @@ class TuneSearcher(Searcher):  # type: ignore[misc]  # ray has no types
         if suggestion is None:
             return str(Searcher.FINISHED)
         self._live[trial_id] = suggestion.arch.id
+        self._suggested[trial_id] = suggestion, time.monotonic()
         budget = {} if suggestion.budget is None else {"max_epochs": int(suggestion.budget)}
         return {"arch": suggestion.arch.to_config()} | budget
 
@@ -106,6 +109,7 @@ class TuneSearcher(Searcher):  # type: ignore[misc]  # ray has no types
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Notes the end of a trial; ids that are unknown or ended before are ignored."""
+        self._suggested.pop(trial_id, None)
         if trial_id in self._live:
             self.engine.tell(self._live.pop(trial_id), result, error="the trial failed" if error else None)
 
@@ -179,6 +183,11 @@ class TuneSearcher(Searcher):  # type: ignore[misc]  # ray has no types
     def refits(self) -> list[Refit]:
         """The fits of the model so far."""
         return self.engine.refits
+
+    def suggested(self, trial_id: str) -> tuple[Suggestion, float] | None:
+        """What was suggested as this trial, which has not ended, and how many seconds ago; None for a trial of an earlier session."""
+        suggestion, moment = self._suggested.get(trial_id, (None, 0.0))
+        return None if suggestion is None else (suggestion, time.monotonic() - moment)
 
     @property
     def exhausted(self) -> bool:

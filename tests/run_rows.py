@@ -11,9 +11,12 @@ from raynas.run.store import RunStore
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 
 
+ORIGIN = ("proposed_by", "parent", "acquisition", "predicted", "predicted_deviation", "queue_seconds")
+
+
 def started(order: int, **changes: Any) -> dict[str, Any]:
     row = {"order": order, "trial_id": f"t{order}", "arch_id": f"a{order}", "arch": json.dumps({"id": f"a{order}"}), "started_at": NOW}
-    return row | {"checkpoint": None, "budget": None} | changes
+    return row | {"checkpoint": None, "budget": None} | dict.fromkeys(ORIGIN) | changes
 
 
 def trial(order: int, **changes: Any) -> dict[str, Any]:
@@ -21,7 +24,8 @@ def trial(order: int, **changes: Any) -> dict[str, Any]:
     del row["checkpoint"], row["budget"]
     metrics = {"epochs": 3, "valid_accuracy": 0.9, "test_accuracy": 0.8, "parameters": 1000, "flops": 2000}
     times = {"train_seconds": 60.0, "wall_seconds": 2.0, "ended_at": NOW}
-    how = {"status": "finished", "error": None, "error_file": None} | dict.fromkeys(("fault", "retries", "node", "device"))
+    how = {"status": "finished", "error": None, "error_file": None}
+    how |= dict.fromkeys(("fault", "retries", "node", "device", "run_id", "cpus", "gpus"))
     return row | metrics | times | how | changes
 
 

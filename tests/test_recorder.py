@@ -41,6 +41,9 @@ class Watched:
         self.told: list[tuple[str, dict[str, Any]]] = []
         self.memory: Any = None
 
+    def suggested(self, trial_id: str) -> None:
+        """Knows nothing of trials."""
+
     def recommend(self) -> Arch | None:
         return ARCHS[0]
 

@@ -45,16 +45,26 @@ def mutations(
     rng: np.random.Generator,
     count: int,
     rates: Sequence[float] = (1.0, 2.0),
+    lineage: dict[str, str] | None = None,
 ) -> list[Arch]:
     """Up to `count` distinct mutations of `parents`, best first, with ids not in `known`.
 
     Parents are drawn with weights that fall linearly from 1.6 for the first to 0.4 for the last, and mutated at a rate from `rates`.
+    `lineage` is told the parent of each, by ids.
     """
     weights = np.linspace(1.6, 0.4, len(parents)) if len(parents) > 1 else np.ones(1)
     tries = max(_PATIENCE * count, _LEAST_DRAWS)
     chosen = iter(rng.choice(len(parents), size=tries, p=weights / weights.sum()).tolist())
     at = iter(rng.integers(len(rates), size=tries).tolist())
-    return distinct(lambda: space.mutate(parents[next(chosen)], rng, rates[next(at)]), count, known)
+
+    def child() -> Arch:
+        parent = parents[next(chosen)]
+        made = space.mutate(parent, rng, rates[next(at)])
+        if lineage is not None:
+            lineage.setdefault(made.id, parent.id)
+        return made
+
+    return distinct(child, count, known)
 
 
 def candidates(
@@ -65,14 +75,15 @@ def candidates(
     parents: int = 10,
     rates: Sequence[float] = (1.0, 2.0),
     random_share: float = 0.0,
+    lineage: dict[str, str] | None = None,
 ) -> list[Arch]:
     """At most `size` distinct new architectures: mutations of the `parents` best observed ones, and a random share.
 
-    The random share also fills up what mutation cannot reach.
+    The random share also fills up what mutation cannot reach. `lineage` as for `mutations`.
     """
     archs, values = history.targets()
     wanted = size - round(size * random_share)
     best = [archs[i] for i in np.argsort(-values, kind="stable")[:parents]]
-    pool = mutations(space, best, history, rng, wanted, rates) if best else []
+    pool = mutations(space, best, history, rng, wanted, rates, lineage) if best else []
     known = {*history.observed, *history.pending, *(arch.id for arch in pool)}
     return pool + distinct(lambda: space.sample(rng), size - len(pool), known)

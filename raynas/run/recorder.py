@@ -42,6 +42,9 @@ class Searcher(Protocol):
     def recommend(self) -> Arch | None:
         """The architecture to choose after what is known now."""
 
+    def suggested(self, trial_id: str, /) -> tuple[Any, float] | None:
+        """What was suggested as a trial, with `expected` and `origin`, and how many seconds ago; None where it was before this session."""
+
     @property
     def memory(self) -> Any:
         """What the method remembers beyond the history, plain JSON; None: nothing."""
@@ -73,6 +76,7 @@ class Recorder(Callback):  # type: ignore[misc]  # ray has no types
         max_epochs: a trial that ends below was stopped early; None: none is.
         command: how to train the best architecture.
         device: what a trial runs on that does not say so itself.
+        columns: what all rows of trials hold.
         about: what best.json holds besides, as `space` and `space_options`.
         per_trial: whether each trial gets a TensorBoard run.
         scheduler: gets the earlier reports of a trial that is resumed.
@@ -96,6 +100,7 @@ class Recorder(Callback):  # type: ignore[misc]  # ray has no types
         command: str,
         about: Mapping[str, Any],
         device: str = "cpu",
+        columns: Mapping[str, Any] | None = None,
         per_trial: bool = False,
         scheduler: Any | None = None,
         before: Tables | None = None,
@@ -105,7 +110,7 @@ class Recorder(Callback):  # type: ignore[misc]  # ray has no types
         check_names(objective)
         self.uri, self.searcher, self.objective, self.space = uri, searcher, objective, space
         self.max_epochs, self.command, self.about, self.scheduler = max_epochs, command, dict(about), scheduler
-        self.device = device
+        self.device, self.columns = device, dict(columns or {})
         self.checkpoints = Checkpoints(uri)
         self.earlier = Earlier(before)
         self.retries = retries or Retries()
@@ -212,6 +217,7 @@ class Recorder(Callback):  # type: ignore[misc]  # ray has no types
             row = {"order": self._order, "trial_id": trial.trial_id, "arch_id": arch["id"], "arch": text}
             budget = trial.config.get("max_epochs")
             row |= {"started_at": datetime.now(UTC), "checkpoint": None, "budget": None if budget == self.max_epochs else budget}
+            row |= self._origin(trial.trial_id)
             self._order += 1
             self.store.add_started(row)
         else:
@@ -220,6 +226,16 @@ class Recorder(Callback):  # type: ignore[misc]  # ray has no types
         self._rows[trial.trial_id] = row
         self.progress.running += 1
         return row
+
+    def _origin(self, trial_id: str) -> dict[str, Any]:
+        """How a trial was proposed, and what was expected of it."""
+        told = self.searcher.suggested(trial_id)
+        if told is None:
+            return {}
+        (suggestion, seconds), sign = told, -1.0 if self.objective.first.direction == "min" else 1.0
+        expected, origin = suggestion.expected, suggestion.origin
+        row = {"proposed_by": origin.by, "parent": origin.parent, "acquisition": origin.acquisition, "queue_seconds": seconds}
+        return row | {"predicted": None if expected is None else sign * expected, "predicted_deviation": origin.deviation}
 
     def _go_on(self, trial: Any, row: dict[str, Any], reports: Sequence[dict[str, Any]]) -> None:
         """Lets a trial of an earlier session go on from its checkpoint; scheduler and searcher are shown what it reported."""
@@ -237,6 +253,7 @@ class Recorder(Callback):  # type: ignore[misc]  # ray has no types
         del self._rows[trial.trial_id]
         self._release(trial, row.pop("checkpoint"))
         del row["budget"]  # of trials under way
+        row |= self.columns
         result, now = trial.last_result or {}, datetime.now(UTC)
         costs = self.space.cost(self.space.from_config(trial.config["arch"]))._asdict()
         outcome = self.objective.judge(result, self.max_epochs, error=failed and failed.reason, costs=costs)

@@ -4,6 +4,7 @@ import gc
 import inspect
 import json
 import os
+import secrets
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
@@ -148,7 +149,7 @@ class Session:
             if left > 0:
                 room = self._join(stack, file)
             stack.enter_context(signals.held())  # what follows is left where `Halt` says, and closed in any case
-            recorder = self._recorder(guard)
+            recorder = self._recorder(guard, file["run_id"])
             recorder.checkpoints.own = self.own
             with one_line(self.uri):
                 try:
@@ -195,18 +196,20 @@ class Session:
 
     def _write_config(self) -> dict[str, Any]:
         """Writes config.json, and returns what it holds; what a resumed run was told to change counts for later sessions too."""
-        config = {"config": self.config.model_dump()}
+        config: dict[str, Any] = {"config": self.config.model_dump()}
         if self.before is None:
             config |= provenance() | {"started_at": datetime.now(UTC).isoformat(timespec="seconds")}
         else:
             config = storage.read_json(self.uri, "config.json") | config
         config.pop(SIGNATURE, None)
+        if not isinstance(config.get("run_id"), str):  # of an earlier version, or a stranger's
+            config["run_id"] = secrets.token_hex(8)
         if self.own:  # that a name was repeated makes it not one's own
             config = signed(config)
         storage.write_json(self.uri, "config.json", config)
         return config
 
-    def _recorder(self, guard: Callable[..., None]) -> Recorder:
+    def _recorder(self, guard: Callable[..., None], run_id: str) -> Recorder:
         config = self.config
         return Recorder(
             self.uri,
@@ -217,6 +220,7 @@ class Session:
             max_epochs=self.plan.max_epochs,
             command=self.command,
             about={"space": config.space, "space_options": config.space_options},
+            columns={"run_id": run_id, "cpus": config.cpus_per_trial, "gpus": config.gpus_per_trial},
             device=f"{config.gpus_per_trial:g} GPU" if config.gpus_per_trial else "cpu",
             per_trial=config.tensorboard_trials,
             scheduler=self.scheduler if remembers(self.scheduler) else None,
