@@ -18,6 +18,7 @@ COMMANDS = {
     "convert": "raynas.convert:main",
     "train": "raynas.train:main",
     "status": "raynas.status:main",
+    "report": "raynas.report:main",
 }
 
 

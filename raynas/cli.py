@@ -94,6 +94,17 @@ def _converter(kinds: Sequence[type]) -> Callable[[str], Any]:
     return convert
 
 
+def nonnegative(text: str) -> float:
+    """The type of a flag that takes a number from 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0")
+    return value
+
+
 def run_command(body: Callable[[], int]) -> int:
     """Runs a command; a mistake of the user becomes one line on standard error and exit code 2, and a signal its own exit code."""
     try:

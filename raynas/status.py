@@ -1,6 +1,5 @@
 """`python -m raynas.status`: how a run stands, from its folder alone: running, ended, interrupted or crashed, here or on remote storage."""
 
-import argparse
 import json
 import sys
 import time
@@ -16,7 +15,7 @@ from rich.live import Live
 from rich.text import Text
 
 from raynas import results, storage
-from raynas.cli import DONE, Parser, run_command
+from raynas.cli import DONE, Parser, nonnegative, run_command
 from raynas.config import RunConfig, make_config
 from raynas.errors import RaynasError, ResultsError
 from raynas.outcome import STATUSES, Objective, declare
@@ -204,19 +203,9 @@ def parser() -> Parser:
     made = Parser(prog="python -m raynas.status", description=__doc__, allow_abbrev=False)
     made.add_argument("run", metavar="RUN", help="folder of a run: a path or a URI")
     made.add_argument("--watch", action="store_true", help=f"looks again every {WATCH_SECONDS:g} s until the run has ended")
-    made.add_argument("--price", metavar="FLOAT", type=_price, help="of one GPU, or CPU core where trials take no GPU, for an hour")
+    made.add_argument("--price", metavar="FLOAT", type=nonnegative, help="of one GPU, or CPU core where trials take no GPU, for an hour")
     made.add_argument("--json", action="store_true", help="prints JSON, one line a look")
     return made
-
-
-def _price(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0")
-    return value
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -29,7 +29,9 @@ ORDER = [
     "run",
     "simulate",
     "cli",
-    "search compare convert train status report",
+    "search compare convert train status",
+    "reporting",
+    "report",
     "__init__ __main__",
 ]
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names.split()}
