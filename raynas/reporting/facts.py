@@ -127,15 +127,17 @@ class Facts:
         ]
         return np.array([[np.nan if v is None else v for v in row] for row in rows], dtype=np.float64).reshape(-1, 4)
 
-    @cached_property
-    def running(self) -> tuple[Floats, NDArray[np.int64]]:
-        """(2 n,) hours, and how many trials were under way from then on."""
+    def running(self, parts: int = 200) -> tuple[Floats, Floats]:
+        """(parts + 1,) hours, and (parts,) how many trials were under way between them on average."""
         events = [(row["started_at"], 1) for row in self.rows if row["started_at"]] + [(row["ended_at"], -1) for row in self.rows]
         if self.status.state == "running":
             events += [(row["started_at"], 1) for row in self.started if row["started_at"]]
         events.sort()
         hours = np.array([(moment - self.began).total_seconds() / 3600 for moment, _ in events])
-        return hours, np.cumsum([step for _, step in events])
+        counts = np.cumsum([step for _, step in events])
+        spent = np.concatenate([[0.0], np.cumsum(counts[:-1] * np.diff(hours))])  # trial hours up to each event
+        edges = np.linspace(0, max(float(hours[-1]), 1e-9), parts + 1)
+        return edges, np.diff(np.interp(edges, hours, spent)) / np.diff(edges)
 
     @cached_property
     def reasons(self) -> list[tuple[int, str, str]]:

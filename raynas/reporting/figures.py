@@ -324,21 +324,18 @@ def utilisation(run: Facts) -> Panel:
     """How many trials were under way at once."""
 
     def draw(axes: Any) -> str | None:
-        hours, running = run.running
-        if not len(hours):
-            return "No trial has started yet."
-        factor, unit = spans(float(hours[-1]))
-        step = max(1, len(hours) // 4000)
-        hours = factor * hours
-        axes.step(hours[::step], running[::step], where="post", color=COLOURS[0], linewidth=1.2)
-        axes.fill_between(hours[::step], running[::step], step="post", color=COLOURS[0], alpha=0.15, linewidth=0)
+        if not run.rows:
+            return "No trial has ended yet."
+        edges, running = run.running()
+        factor, unit = spans(float(edges[-1]))
+        axes.stairs(running, factor * edges, color=COLOURS[0], linewidth=1.2)
+        axes.stairs(running, factor * edges, fill=True, color=COLOURS[0], alpha=0.15)
         if run.config.concurrency:
             axes.axhline(run.config.concurrency, color="#777777", linewidth=1, linestyle="--")
         axes.set(xlabel=f"{unit} since the first start", ylabel="trials at once", ylim=(0, None))
-        _whole(axes.yaxis)
         return None
 
-    caption = "Trials under way at each moment; gaps are times when nothing ran. Dashed: how many were asked for, where that was said."
+    caption = "Trials under way, on average over short times; at 0 nothing ran. Dashed: how many were asked for, if that was said."
     return panel("utilisation", "How busy the cluster was", caption, draw)
 
 

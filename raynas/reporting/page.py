@@ -127,7 +127,7 @@ def _cell(run: Facts, heading: str, index: int | None, arch: Arch | None, prefix
             pictures |= {f"{name}.svg": svg, f"{name}.png": picture(run.space, arch, "png")}
     return {
         "heading": heading,
-        "values": "; ".join(values),
+        "facts": "; ".join(values),
         "arch_id": row.get("arch_id", arch and arch.id),
         "uri": _uri(svg),
         "text": text,
