@@ -8,16 +8,17 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from pyarrow.fs import LocalFileSystem
 from rich.console import Console
 
 from raynas import storage
 from raynas.cli import DONE, Parser, nonnegative, run_command
 from raynas.drawing import write
 from raynas.errors import ConfigError, RaynasError
-from raynas.reporting.facts import read_facts
+from raynas.reporting.facts import folder_name, read_facts
 from raynas.reporting.page import make_page
 from raynas.spaces import describe, permissive, published
-from raynas.trust import is_own
+from raynas.trust import named_code, vouched
 
 
 def write_report(folders: Sequence[str], out: str | None = None, price: float | None = None, trust: bool = False) -> Path:
@@ -34,12 +35,16 @@ def write_report(folders: Sequence[str], out: str | None = None, price: float | 
     page = make_page([read_facts(folder, trust) for folder in folders], price)
     target = Path(out) if out is not None else _target(folders)
     try:
-        (target / "figures").mkdir(parents=True, exist_ok=True)
+        figures = target / "figures"
+        if out is None and not figures.resolve().is_relative_to(target.parent.resolve()):
+            raise RaynasError(f"{target} leads elsewhere, to {target.resolve()}; name the folder of the report with --out")
+        figures.mkdir(parents=True, exist_ok=True)
+        fs = LocalFileSystem()
         for name, content in page.pictures.items():
-            (target / "figures" / name).write_bytes(content)
-        (target / "index.html").write_text(page.html, encoding="utf-8")
+            storage.write_bytes(fs, str(figures / name), content)
+        storage.write_bytes(fs, str(target / "index.html"), page.html.encode())
     except OSError as error:
-        raise RaynasError(f"cannot write the report into {target}: {error.strerror}; name another folder with --out") from error
+        raise RaynasError(f"cannot write the report into {target}: {storage.first_line(error)}; name another folder with --out") from error
     return target / "index.html"
 
 
@@ -47,7 +52,7 @@ def _target(folders: Sequence[str]) -> Path:
     local = Path(folders[0])
     if len(folders) == 1 and local.is_dir():
         return local / "report"
-    return Path("report-" + "-".join(folder.rstrip("/").rpartition("/")[2] or "run" for folder in folders[:3]))
+    return Path("report-" + "-".join(map(folder_name, folders[:3])))
 
 
 def draw(text: str, space: str | None = None, out: str | None = None, trust: bool = False) -> Path:
@@ -65,7 +70,8 @@ def draw(text: str, space: str | None = None, out: str | None = None, trust: boo
     told = storage.read_mapping(folder, name) if name else {}
     named = told.get("space")
     if space is None and isinstance(named, str):
-        if ":" in named and not (trust or is_own(folder)):
+        told_code = {"space": named, "space_options": told.get("space_options") or {}}
+        if named_code(told_code) and not (trust or vouched(folder, told_code)):
             raise ConfigError(f"{text} names the space {named}, which is code; repeat it with --space, or pass --trust")
         space = named
     options = told.get("space_options") if space == named else None

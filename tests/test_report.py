@@ -68,7 +68,7 @@ def test_the_page_answers_what_people_ask(run: Path) -> None:
     best = rows[rows["status"] == "finished"].nlargest(1, "valid_accuracy").iloc[0]
     assert f"the best architecture has validation accuracy {100 * best['valid_accuracy']:.3f} %" in html
     assert f"Its test accuracy, which the search never saw, is {100 * best['test_accuracy']:.3f} %." in html
-    assert "Trials held one CPU or several for 90.0 minutes in all, 3.00 at 2 an hour." in html
+    assert "Trials held 90.0 CPU-minutes in all: 3.00 at 2 an hour." in html
     assert "15 of 60 trials failed for good" in html
     assert "The method recommends another cell than the best observed one" in html
     assert "python -m raynas.search --scheduler asha --trials 60" in html

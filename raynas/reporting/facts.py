@@ -4,7 +4,7 @@ import json
 import shlex
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -22,7 +22,7 @@ from raynas.run.display import kind_of
 from raynas.run.train_command import train_command
 from raynas.spaces import SearchSpace, make_space
 from raynas.status import Status, read_status
-from raynas.trust import is_own
+from raynas.trust import is_own, named_code
 
 Floats = NDArray[np.float64]
 
@@ -54,11 +54,12 @@ class Facts:
     space: SearchSpace | None
     no_space: str  # why there is none
     recommended: dict[str, Any] | None  # the architecture that the method advises to choose, as JSON
+    called: str | None = None  # another name than that of the folder
 
     @property
     def name(self) -> str:
         """What to call the run beside others."""
-        return self.folder.rstrip("/").rpartition("/")[2] or self.folder
+        return self.called or folder_name(self.folder)
 
     @property
     def config(self) -> RunConfig:
@@ -99,7 +100,7 @@ class Facts:
         """(n,) when each trial ended, since the first one started."""
         return np.array([(row["ended_at"] - self.began).total_seconds() / 3600 for row in self.rows])
 
-    @property
+    @cached_property
     def began(self) -> datetime:
         """When the first trial started."""
         first: datetime = min(row["started_at"] or row["ended_at"] for row in [*self.rows, *self.started])
@@ -208,8 +209,9 @@ def read_facts(folder: str, trust: bool = False) -> Facts:
     tables = results.read(folder)
     config = status.config
     space, why = None, ""
-    if ":" in config.space and not (trust or is_own(folder)):
-        why = f"the run is of the space {config.space}, which is loaded for your own runs alone, or with --trust"
+    named = named_code({"space": config.space, "space_options": config.space_options})
+    if named and not (trust or is_own(folder)):
+        why = f"the run is of the space {' with '.join(named.values())}, which is loaded for your own runs alone, or with --trust"
     else:
         try:
             space = make_space(config.space, config.space_options)
@@ -227,6 +229,18 @@ def read_facts(folder: str, trust: bool = False) -> Facts:
         no_space=why,
         recommended=recommended if isinstance(recommended, dict) else None,
     )
+
+
+def folder_name(folder: str) -> str:
+    """The last part of a path or URI, without the options that a URI may carry."""
+    path = folder.partition("?")[0] if "://" in folder else folder
+    return path.rstrip("/").rpartition("/")[2] or "run"
+
+
+def told_apart(runs: Sequence[Facts]) -> list[Facts]:
+    """The same runs; those whose folders have one name are called by their whole paths."""
+    names = Counter(run.name for run in runs)
+    return [replace(run, called=run.folder) if names[run.name] > 1 else run for run in runs]
 
 
 def front(costs: Floats, merits: Floats) -> list[int]:

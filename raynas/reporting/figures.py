@@ -24,6 +24,7 @@ _BARS = 12
 _STYLE: dict[str, Any] = {
     "font.size": 11,
     "font.family": ["DejaVu Sans"],
+    "text.parse_math": False,  # names may hold dollar signs
     "svg.fonttype": "none",
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -67,25 +68,30 @@ def scaled(metric: Metric, values: Any) -> Any:
 def labelled(metric: Metric) -> str:
     """What stands at an axis."""
     unit = "%" if metric.unit == "fraction" else metric.unit
-    return title(metric) + (f" ({unit})" if unit else "")
+    return _short(title(metric) + (f" ({unit})" if unit else ""))
 
 
 def _no_trial(run: Facts) -> str | None:
     return None if run.ranked else "No trial has succeeded yet."
 
 
-def _focus(axes: Any, values: Floats) -> None:
-    """Shows what matters: a few very bad trials do not squeeze the others together; how many lie outside is said."""
+def _focus(axes: Any, values: Floats, whole: Floats | None = None) -> None:
+    """Shows what matters: a few very bad values do not squeeze the others together; how many lie outside is said.
+
+    `whole`: values that are shown, all of them; of `values` that come with them none are counted.
+    """
     values = values[np.isfinite(values)]
     low, high = np.quantile(values, [0.1, 0.9])
     margin = max(high - low, 1e-9)
     least, most = max(values.min(), low - 1.5 * margin), min(values.max(), high + 1.5 * margin)
+    if whole is not None:
+        least, most = min(least, whole.min()), max(most, whole.max())
     pad = 0.06 * max(most - least, 1e-9)
     axes.set_ylim(least - pad, most + pad)
     outside = [
         f"{count} {side}" for count, side in ((int((values < least).sum()), "below"), (int((values > most).sum()), "above")) if count
     ]
-    if outside:
+    if outside and whole is None:
         axes.set_title(f"not shown: {' and '.join(outside)}", loc="right", fontsize=9, color="#555555")
 
 
@@ -108,19 +114,25 @@ def incumbent(runs: Sequence[Facts], by: str) -> Panel:
     against = "trials that have ended" if by == "trials" else f"{unit} since the first start"
     caption = f"{title(metric).capitalize()} of the best trial so far against {against}."
     groups = grouped(runs)
+    if any(run.status.counts["stopped"] for run in runs):
+        caption += " A full evaluation counts before one that was stopped early, so the line may fall where the first one ends."
     if any(len(members) > 1 for members in groups.values()):
         caption += " A line is the mean of the runs that differ in their seed alone, its band one standard error."
+
+    bands: list[Floats] = []
 
     def draw(axes: Any) -> str | None:
         if not any(run.ranked for run in runs):
             return "No trial has succeeded yet."
+        if len({(run.objective.first.name, run.sign) for run in runs}) > 1:
+            return "The runs optimise different metrics, which have no common axis; see what each came to below."
         for colour, (name, members) in zip(_cycle(len(groups)), groups.items(), strict=True):
             shown_runs = [run for run in members if run.ranked]
             xs = [np.arange(1.0, len(run.rows) + 1) if by == "trials" else factor * run.hours for run in shown_runs]
-            _line(axes, shown_runs, xs, metric, name, colour)
+            bands.append(_line(axes, shown_runs, xs, metric, _short(name), colour))
         axes.set(xlabel=against, ylabel=labelled(metric))
-        ends = [y for line in axes.get_lines() for y in line.get_ydata()[1:]]
-        _focus(axes, np.array(ends or [0.0, 1.0]))
+        values = np.concatenate([band.ravel() for band in bands])
+        _focus(axes, values, np.concatenate([band[:, -1] for band in bands if band.size]))
         if len(groups) > 1:
             axes.legend(fontsize=9)
         return None
@@ -128,7 +140,8 @@ def incumbent(runs: Sequence[Facts], by: str) -> Panel:
     return panel(f"incumbent_by_{by}", f"The best so far, by {'trials' if by == 'trials' else 'time'}", caption, draw)
 
 
-def _line(axes: Any, members: Sequence[Facts], xs: Sequence[Floats], metric: Metric, name: str, colour: str) -> None:
+def _line(axes: Any, members: Sequence[Facts], xs: Sequence[Floats], metric: Metric, name: str, colour: str) -> Floats:
+    """Draws a line, and returns its lower and its upper end at each point, (2, points)."""
     curves = []
     for run, x in zip(members, xs, strict=True):
         known = np.array(run.incumbent) >= 0
@@ -136,13 +149,16 @@ def _line(axes: Any, members: Sequence[Facts], xs: Sequence[Floats], metric: Met
     if len(curves) == 1:
         x, y = curves[0]
         axes.step(x, y, where="post", color=colour, linewidth=2, label=name)
-    elif curves:
+        return np.stack([y, y])
+    if curves:
         start, end = max(x[0] for x, _ in curves), min(x[-1] for x, _ in curves)
         grid = np.linspace(start, max(end, start + 1e-9), 400)
         values = np.array([y[np.searchsorted(x, grid, side="right") - 1] for x, y in curves])
         mean, error = values.mean(axis=0), values.std(axis=0, ddof=1) / np.sqrt(len(values))
         axes.plot(grid, mean, color=colour, linewidth=2, label=f"{name} ({len(values)} runs)")
         axes.fill_between(grid, mean - error, mean + error, color=colour, alpha=0.2, linewidth=0)
+        return np.stack([mean - error, mean + error])
+    return np.empty((2, 0))
 
 
 def grouped(runs: Sequence[Facts]) -> dict[str, list[Facts]]:
@@ -272,7 +288,7 @@ def effects(run: Facts, kind: str) -> Panel:
 
 
 def _short(text: str, most: int = 44) -> str:
-    text = "".join(c if c.isprintable() else " " for c in text).replace("$", "\\$")
+    text = "".join(c if c.isprintable() else " " for c in text)
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
@@ -348,9 +364,14 @@ def failures(run: Facts) -> Panel:
         if not faults:
             return "No trial has failed, and none had to be tried again."
         y = np.arange(len(faults))
-        for shift, counts, colour, label in ((-0.2, retried, COLOURS[4], "tried again"), (0.2, failed, COLOURS[1], "failed for good")):
-            bars = axes.barh(y + shift, [counts[fault] for fault in faults], height=0.38, color=colour, label=label)
+        series = [each for each in ((retried, COLOURS[4], "tried again"), (failed, COLOURS[1], "failed for good")) if each[0]]
+        for i, (counts, colour, label) in enumerate(series):
+            height = 0.76 / len(series)
+            bars = axes.barh(
+                y + (i - (len(series) - 1) / 2) * height, [counts[f] for f in faults], height=height, color=colour, label=label
+            )
             axes.bar_label(bars, fontsize=9)
+        axes.set_ylim(-0.9, len(faults) - 0.1)
         axes.set_yticks(y, faults)
         axes.set(xlabel="times")
         _whole(axes.xaxis)

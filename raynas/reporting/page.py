@@ -12,10 +12,11 @@ from jinja2 import Environment, StrictUndefined
 
 from raynas.arch import Arch
 from raynas.drawing import as_text, picture
-from raynas.outcome import STATUSES, TEST_ACCURACY
-from raynas.reporting.facts import Facts, differences, search_command, training_command
+from raynas.outcome import STATUSES, TEST_ACCURACY, VALID_ACCURACY
+from raynas.reporting.facts import Facts, differences, search_command, told_apart, training_command
 from raynas.reporting.figures import Panel, all_of, incumbent, spans
 from raynas.run.display import shown, title
+from raynas.run.summary import resume_command
 
 CELLS = 10  # of the best ones that are drawn
 _RECENT = 50  # predictions from which the model is judged
@@ -31,6 +32,7 @@ class Page(NamedTuple):
 def make_page(runs: Sequence[Facts], price: float | None = None) -> Page:
     """The report of one run, or of several side by side; `price` is that of what `Status.unit` names, for an hour."""
     pictures: dict[str, bytes] = {}
+    runs = told_apart(runs)
     shared = [incumbent(runs, by) for by in ("trials", "time")]
     alone = len(runs) == 1
     sections = [_section(run, "" if alone else f"run{i}-", shared if alone else [], pictures, price) for i, run in enumerate(runs, 1)]
@@ -40,10 +42,10 @@ def make_page(runs: Sequence[Facts], price: float | None = None) -> Page:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     html = environment.from_string(files("raynas.reporting").joinpath("page.html").read_text(encoding="utf-8")).render(
         title=heading,
-        subtitle=f"{first.folder}: {first.status.state}" if alone else "Each run has a part of its own below.",
+        subtitle=f"{_method(first)}. {first.folder}: {first.status.state}" if alone else "Each run has a part of its own below.",
         runs=sections,
         overview=[_overview(run) for run in runs],
-        overview_head=["Run", "State", "Trials", title(first.objective.first).capitalize(), f"{first.status.unit}-hours"],
+        overview_head=["Run", "State", "Trials", "Best", "Hours of CPU or GPU"],
         settings=[[key, *map(str, values)] for key, values in settings.items()],
         settings_head=["Setting", *names],
         shared=[_chart(panel, "", pictures) for panel in shared] if not alone else [],
@@ -53,10 +55,17 @@ def make_page(runs: Sequence[Facts], price: float | None = None) -> Page:
     return Page(html, pictures)
 
 
+def _method(run: Facts) -> str:
+    config = run.config
+    return f"Method {config.searcher}, scheduler {config.scheduler}, trials of {config.trainable}, seed {config.seed}"
+
+
 def _overview(run: Facts) -> list[str]:
     value = float(run.values[run.ranked[0]]) if run.ranked else None
     best = "none yet" if value is None else shown(run.objective.first, value)
-    return [run.name, run.status.state, f"{len(run.rows)} of {run.status.trials}", best, f"{run.status.hours:,.2f}"]
+    if value is not None and run.objective.first.name != VALID_ACCURACY.name:
+        best = f"{title(run.objective.first)} {best}"
+    return [run.name, run.status.state, f"{len(run.rows)} of {run.status.trials}", best, f"{run.status.hours:,.2f} {run.status.unit}-hours"]
 
 
 def _section(run: Facts, prefix: str, shared: Sequence[Panel], pictures: dict[str, bytes], price: float | None) -> dict[str, Any]:
@@ -74,6 +83,7 @@ def _section(run: Facts, prefix: str, shared: Sequence[Panel], pictures: dict[st
         "cells": [_cell(run, heading, index, arch, prefix, pictures) for heading, index, arch in _chosen(run)],
         "no_cells": _no_cells(run),
         "search": search_command(run.config),
+        "resume": resume_command(run.folder) if run.status.state in ("crashed", "interrupted") else None,
         "train": training_command(run) if run.ranked else "There is no best architecture yet.",
         "configuration": [[key, str(value)] for key, value in run.config.model_dump().items() if value not in (None, {}, [])],
     }
@@ -115,7 +125,9 @@ def _cell(run: Facts, heading: str, index: int | None, arch: Arch | None, prefix
     if row.get("parameters") is not None:
         values.append(f"{row['parameters'] / 1e6:,.2f} M parameters, {(row['flops'] or 0) / 1e6:,.0f} M multiply-accumulates")
     if index is not None:
-        values.append(f"trial {index + 1}" + (f", proposed by {row['proposed_by']}" if row.get("proposed_by") else ""))
+        values.append(f"trial {index + 1}, {row['status']}" + (f", proposed by {row['proposed_by']}" if row.get("proposed_by") else ""))
+    else:
+        values.append("not evaluated in this run, but in one that it was told of")
     svg, text = None, ""
     if run.space is not None and arch is not None:
         try:
@@ -181,8 +193,9 @@ def _distance(run: Facts, value: float) -> str:
 
 def _cost(run: Facts, price: float | None) -> Iterator[str]:
     status = run.status
-    money = f", {price * status.hours:,.2f} at {price:g} an hour" if price else "; --price says what one costs an hour"
-    yield f"Trials held one {status.unit} or several for {_lasting(status.hours)} in all{money}."
+    money = f": {price * status.hours:,.2f} at {price:g} an hour" if price is not None else " (what that costs: --price)"
+    amount, unit = _lasting(status.hours).split()
+    yield f"Trials held {amount} {status.unit}-{unit} in all{money}."
     if len(run.rows):
         yield f"It took {_lasting(float(run.hours[-1]))} from the first start to the last end of {len(run.rows)} trials."
     trained = sum(row["train_seconds"] or 0.0 for row in run.rows) / 3600
@@ -200,9 +213,10 @@ def _lasting(hours: float) -> str:
 
 def _failed(run: Facts) -> Iterator[str]:
     failed, retried = run.status.counts["failed"], sum(run.status.retries.values())
-    yield f"{failed} of {len(run.rows)} trials failed for good, {retried} times one was tried again." if failed or retried else "Nothing."
+    again = f"{retried} times one was tried again" if retried else "none was tried again"
+    yield f"{failed} of {len(run.rows)} trials failed for good, {again}." if failed or retried else "No trial failed."
     for count, fault, reason in run.reasons[:3]:
-        yield f"{count} by {fault}: {reason[:200]}"
+        yield f"{count} laid to the {fault}: {reason[:200]}"
     if run.status.state == "crashed":
         yield "The search itself was killed; it can go on from where it was."
     elif run.status.state == "interrupted":
