@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from own_space import PlainSpace
 from pyarrow.fs import FileSelector, copy_files
 from storages import s3_server
 from test_report import make_run
@@ -147,3 +148,18 @@ def test_a_run_on_s3(tmp_path: Path, run: Path, monkeypatch: pytest.MonkeyPatch)
     assert page == Path("report-first", "index.html")
     assert "After 24 of 24 trials" in page.read_text()
     assert RunConfig().space in page.read_text()
+
+
+@pytest.mark.parametrize(("deviation", "verdict"), [(0.001, "it was too sure of itself"), (0.03, "so its own doubt can be believed")])
+def test_the_page_says_whether_the_model_is_to_be_believed(facts: Facts, deviation: float, verdict: str) -> None:
+    rows = [row | {"predicted_deviation": deviation} for row in facts.rows]
+    assert verdict in make_page([replace(facts, rows=rows)]).html
+
+
+def test_a_space_of_ones_own_that_gives_the_least(facts: Facts) -> None:
+    space = PlainSpace()
+    archs = [space.make([("wide", "narrow", "skip")[(i + j) % 3] for j in range(3)]) for i in range(len(facts.rows))]
+    rows = [row | {"arch_id": a.id, "arch": json.dumps(a.to_config())} for row, a in zip(facts.rows, archs, strict=True)]
+    html = make_page([replace(facts, space=space, rows=rows, recommended=None)]).html
+    assert "the space does not say how its architectures are graphs" in html
+    assert rows[0]["arch_id"] in html

@@ -19,7 +19,7 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#0
 _STATUS = dict(zip(STATUSES, (COLOURS[0], COLOURS[4], COLOURS[1]), strict=True))
 _MARKERS = dict(zip(STATUSES, "o^x", strict=True))
 _DENSE = 1500  # points that are drawn as pixels, so that a file stays small
-_WINDOW = 20  # predictions over which their quality is told
+WINDOW = 20  # predictions over which their quality is told
 _BARS = 12
 _STYLE: dict[str, Any] = {
     "font.size": 11,
@@ -239,20 +239,20 @@ def calibration(run: Facts) -> Panel:
     told = run.predictions[np.isfinite(run.predictions[:, 2])]
 
     def draw(axes: Any) -> str | None:
-        if len(told) < _WINDOW:
+        if len(told) < WINDOW:
             return _no_predictions(run)
         off = np.abs(told[:, 3] - told[:, 1]) / np.maximum(told[:, 2], 1e-12)
-        x = told[_WINDOW - 1 :, 0] + 1
+        x = told[WINDOW - 1 :, 0] + 1
         for colour, (width, expected) in zip(COLOURS, ((1, 68), (2, 95)), strict=False):
-            share = np.convolve(off <= width, np.ones(_WINDOW) / _WINDOW, mode="valid")
+            share = np.convolve(off <= width, np.ones(WINDOW) / WINDOW, mode="valid")
             axes.plot(x, 100 * share, color=colour, linewidth=2, label=f"within {width} deviation{'s' * (width > 1)}")
             axes.axhline(expected, color=colour, linewidth=1, linestyle="--")
         axes.set(xlabel="trial", ylabel="results within (%)", ylim=(0, 103))
-        axes.legend(fontsize=9, loc="lower right")
+        axes.legend(fontsize=9)
         return None
 
     caption = (
-        f"Share of the last {_WINDOW} results that lay within one and two deviations of their prediction; dashed: 68 % and 95 %, where "
+        f"Share of the last {WINDOW} results that lay within one and two deviations of their prediction; dashed: 68 % and 95 %, where "
         "the lines should lie. Lines below say that the model was too sure."
     )
     return panel("calibration", "How sure the model was", caption, draw)
@@ -271,7 +271,8 @@ def effects(run: Facts, kind: str) -> Panel:
         found = sorted(found, key=lambda effect: effect.difference)[-_BARS:]
         y = np.arange(len(found))
         values, errors = (scaled(metric, np.array([effect[i] for effect in found])) for i in (1, 2))
-        axes.barh(y, values, xerr=errors, color=[COLOURS[2] if v >= 0 else COLOURS[1] for v in values], ecolor="#444444")
+        colours = [(COLOURS[2] if v >= 0 else COLOURS[1], 1.0 if abs(v) > 2 * e else 0.3) for v, e in zip(values, errors, strict=True)]
+        axes.barh(y, values, xerr=errors, color=colours, ecolor="#444444")
         axes.set_yticks(y, [f"{_short(effect.name)} ({effect.having} : {effect.lacking})" for effect in found], fontsize=9)
         axes.axvline(0, color="#444444", linewidth=1)
         unit = "points" if metric.unit == "fraction" else metric.unit
@@ -281,8 +282,8 @@ def effects(run: Facts, kind: str) -> Panel:
 
     what = "operation" if kind == "operations" else "path from input to output"
     caption = (
-        f"Mean of the trials whose architecture has the {what}, minus that of the others, with its standard error; in brackets how many "
-        "have it and lack it. A search prefers what does well, so this is what goes together, not what causes what."
+        f"Mean of the trials whose architecture has the {what}, minus that of the others, with its standard error (pale: may be "
+        "chance); in brackets how many have it and lack it. A search prefers what does well: it goes together, and need not be the cause."
     )
     return panel(kind, f"Which {kind} help", caption, draw)
 

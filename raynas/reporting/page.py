@@ -13,8 +13,8 @@ from jinja2 import Environment, StrictUndefined
 from raynas.arch import Arch
 from raynas.drawing import as_text, picture
 from raynas.outcome import STATUSES, TEST_ACCURACY, VALID_ACCURACY
-from raynas.reporting.facts import Facts, differences, search_command, told_apart, training_command
-from raynas.reporting.figures import Panel, all_of, incumbent, spans
+from raynas.reporting.facts import Facts, Floats, differences, search_command, told_apart, training_command
+from raynas.reporting.figures import WINDOW, Panel, all_of, incumbent, spans
 from raynas.run.display import shown, title
 from raynas.run.summary import resume_command
 
@@ -57,7 +57,7 @@ def make_page(runs: Sequence[Facts], price: float | None = None) -> Page:
 
 def _method(run: Facts) -> str:
     config = run.config
-    return f"Method {config.searcher}, scheduler {config.scheduler}, trials of {config.trainable}, seed {config.seed}"
+    return f"Method {config.searcher}, scheduler {config.scheduler}, trainable {config.trainable}, seed {config.seed}"
 
 
 def _overview(run: Facts) -> list[str]:
@@ -179,11 +179,21 @@ def _sure(run: Facts) -> Iterator[str]:
     if len(told) >= 3:
         error = float(np.abs(told[:, 3] - told[:, 1]).mean())
         yield f"Before each of the last {len(told)} full evaluations the model was off by {_distance(run, error)} on average."
+        yield from _calibrated(told)
     advised = run.recommended
     if advised is not None and advised.get("id") != run.rows[run.ranked[0]]["arch_id"]:
         yield "The method recommends another cell than the best observed one, which may have been lucky: it is drawn first below."
     elif advised is not None:
         yield f"The method recommends the best observed one, judged by {title(metric)} of all that is similar."
+
+
+def _calibrated(told: Floats) -> Iterator[str]:
+    """Whether the deviations that came with predictions are to be believed; (k, 4) as `Facts.predictions`."""
+    told = told[np.isfinite(told[:, 2])]
+    if len(told) >= WINDOW:
+        share = float((np.abs(told[:, 3] - told[:, 1]) <= 2 * told[:, 2]).mean())
+        verdict = "it was too sure of itself" if share < 0.85 else "so its own doubt can be believed"
+        yield f"{100 * share:.0f} % of these results lay within two deviations of their prediction, where 95 % should: {verdict}."
 
 
 def _distance(run: Facts, value: float) -> str:
