@@ -3,6 +3,7 @@
 import math
 import os
 import pickle
+import re
 import signal
 import struct
 import subprocess
@@ -14,9 +15,13 @@ from pathlib import Path
 import fsspec
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator as PluginEventAccumulator
+from tensorboard.plugins.custom_scalar import layout_pb2
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
+from raynas.config import RunConfig
 from raynas.errors import ResultsError
-from raynas.run.tensorboard import RunSummary, SummaryWriter
+from raynas.run.tensorboard import RunSummary, SummaryWriter, hyperparameters
 
 
 def load(folder: Path) -> EventAccumulator:
@@ -28,6 +33,13 @@ def load(folder: Path) -> EventAccumulator:
 
 def curve(folder: Path, tag: str) -> list[tuple[int, float]]:
     return [(event.step, pytest.approx(event.value)) for event in load(folder).Scalars(tag)]
+
+
+def read_as_the_server_does(folder: Path) -> PluginEventAccumulator:
+    """The events with the names and descriptions that TensorBoard's own server makes of them."""
+    events = PluginEventAccumulator(str(folder))
+    events.Reload()
+    return events
 
 
 def png(height: int, width: int) -> bytes:
@@ -95,14 +107,85 @@ def test_the_summary_run_has_the_incumbent_over_three_axes(tmp_path: Path) -> No
 
 def test_the_summary_run_has_the_predictor(tmp_path: Path) -> None:
     run = RunSummary(str(tmp_path))
-    run.refit(20, 1.5, None, math.nan, 20)
-    run.refit(30, 2.5, 0.01, 0.7, 30)
+    run.refit(20, 1.5, None, math.nan)
+    run.refit(30, 2.5, 0.01, 0.7)
     run.close()
     folder = tmp_path / "summary"
     assert curve(folder, "predictor/mae") == [(30, 0.01)]
     assert curve(folder, "predictor/rank_correlation") == [(30, 0.7)]
     assert curve(folder, "predictor/refit_seconds") == [(20, 1.5), (30, 2.5)]
-    assert curve(folder, "predictor/observations") == [(20, 20), (30, 30)]
+    assert not any("observations" in tag for tag in load(folder).Tags()["scalars"])
+
+
+def test_every_curve_has_a_name_and_a_description(tmp_path: Path) -> None:
+    run = RunSummary(str(tmp_path))
+    run.trial_ended(1, "finished", {"valid_accuracy": 0.8}, failed=0)
+    run.trial_done(1, 1.0, 1.0, {"valid_accuracy": 0.8})
+    run.refit(1, 1.0, 0.1, 0.5)
+    run.close()
+    for folder in ("summary", "finished"):
+        events = read_as_the_server_does(tmp_path / folder)
+        tags = events.PluginTagToContent("scalars")
+        assert tags
+        for tag in tags:
+            about = events.SummaryMetadata(tag)
+            assert about.display_name
+            assert about.summary_description
+    assert "jumps" in read_as_the_server_does(tmp_path / "summary").SummaryMetadata("predictor/mae").summary_description
+
+
+def test_every_trial_is_a_point_in_the_run_of_its_status(tmp_path: Path) -> None:
+    run = RunSummary(str(tmp_path))
+    run.trial_ended(1, "finished", {"valid_accuracy": 0.8}, failed=0)
+    run.trial_ended(2, "failed", {}, failed=1)
+    run.trial_ended(3, "stopped", {"valid_accuracy": 0.5}, failed=1)
+    run.trial_ended(4, "failed", {"valid_accuracy": 0.1}, failed=2)
+    run.close()
+    assert curve(tmp_path / "finished", "trial/valid_accuracy") == [(1, 0.8)]
+    assert curve(tmp_path / "stopped", "trial/valid_accuracy") == [(3, 0.5)]
+    assert curve(tmp_path / "failed", "trial/valid_accuracy") == [(4, 0.1)]
+    assert curve(tmp_path / "summary", "trials/failed") == [(1, 0), (2, 1), (3, 1), (4, 2)]
+
+
+def test_the_layout_finds_every_curve(tmp_path: Path) -> None:
+    run = RunSummary(str(tmp_path))
+    run.trial_ended(1, "finished", {"valid_accuracy": 0.8}, failed=0)
+    run.trial_done(1, 1.0, 1.0, {"valid_accuracy": 0.8})
+    run.refit(1, 1.0, 0.1, 0.5)
+    run.close()
+    (event,) = load(tmp_path / "summary").Tensors("custom_scalars__config__")
+    layout = layout_pb2.Layout.FromString(event.tensor_proto.string_val[0])
+    assert [category.title for category in layout.category] == ["Search", "Predictor", "Time"]
+    found = {chart.title: set[str]() for category in layout.category for chart in category.chart}
+    tags = [tag for folder in ("summary", "finished") for tag in load(tmp_path / folder).Tags()["scalars"]]
+    for category in layout.category:
+        for chart in category.chart:
+            found[chart.title] |= {tag for tag in tags for pattern in chart.multiline.tag if re.match(pattern, tag)}
+    assert found["best so far"] == {"incumbent/valid_accuracy"}
+    assert set().union(*found.values()) == set(tags)
+    assert all(found.values())
+
+
+def test_the_settings_and_the_best_values_are_a_session_of_hparams(tmp_path: Path) -> None:
+    run = RunSummary(str(tmp_path), settings={"searcher": "bananas", "seed": 3, "max_epochs": None, "searcher_options.sizes": [1, 2]})
+    run.trial_done(1, 1.0, 1.0, {"valid_accuracy": 0.8})
+    run.trial_done(2, 2.0, 2.0, {"valid_accuracy": 0.8})
+    run.trial_done(3, 3.0, 3.0, {"valid_accuracy": 0.9})
+    run.close()
+    assert curve(tmp_path / "settings", "best/valid_accuracy") == [(1, 0.8), (3, 0.9)]
+    content = load(tmp_path / "settings").PluginTagToContent("hparams")
+    start = HParamsPluginData.FromString(content["_hparams_/session_start_info"]).session_start_info
+    assert start.hparams["searcher"].string_value == "bananas"
+    assert start.hparams["seed"].number_value == 3
+    assert start.hparams["searcher_options.sizes"].string_value == "[1, 2]"
+    assert "max_epochs" not in start.hparams
+    assert "_hparams_/session_end_info" in content
+
+
+def test_the_settings_of_a_configuration() -> None:
+    config = RunConfig(searcher="evolution", searcher_options={"population": 7}, seed=3)
+    settings = hyperparameters(config.model_dump())
+    assert (settings["searcher"], settings["seed"], settings["searcher_options.population"]) == ("evolution", 3, 7)
 
 
 def test_a_trial_gets_a_run_of_its_own_only_where_asked_for(tmp_path: Path) -> None:

@@ -83,6 +83,7 @@ class Recorder(Callback):  # type: ignore[misc]  # ray has no types
         before: what earlier sessions of this run have recorded.
         guard: raises RunLost where the folder is ours no more.
         retries: knows how often trials have failed, and whose fault it was.
+        settings: of the search, that TensorBoard shows beside its best values.
 
     Raises:
         ConfigError: a metric of the objective or of a limit has the name of a column of another meaning.
@@ -106,6 +107,7 @@ class Recorder(Callback):  # type: ignore[misc]  # ray has no types
         before: Tables | None = None,
         guard: Callable[..., None] = lambda look=False: None,
         retries: Retries | None = None,
+        settings: Mapping[str, Any] | None = None,
     ) -> None:
         check_names(objective)
         self.uri, self.searcher, self.objective, self.space = uri, searcher, objective, space
@@ -114,7 +116,7 @@ class Recorder(Callback):  # type: ignore[misc]  # ray has no types
         self.checkpoints = Checkpoints(uri)
         self.earlier = Earlier(before)
         self.retries = retries or Retries()
-        self.summary = RunSummary(storage.join(uri, "tensorboard"), per_trial)  # only the writer's thread uses it
+        self.summary = RunSummary(storage.join(uri, "tensorboard"), per_trial, settings)  # only the writer's thread uses it
         self.store = Writer(uri, self._say, self.summary.flush, guard)
         self.display: Display | None = None
         self.progress = Progress(trials, objective)
@@ -188,7 +190,7 @@ class Recorder(Callback):  # type: ignore[misc]  # ray has no types
         """
         new = self.searcher.refits[self._refits :]
         for refit in new:
-            numbers = refit.seconds, refit.mae, refit.rank_correlation, refit.observations
+            numbers = refit.seconds, refit.mae, refit.rank_correlation
             self.store.then(partial(self.summary.refit, self.progress.ended, *numbers))
             self.progress.mae = refit.mae if refit.mae is not None else self.progress.mae
         self._refits += len(new)
@@ -273,6 +275,8 @@ class Recorder(Callback):  # type: ignore[misc]  # ray has no types
         self.store.then(partial(self.summary.trial_closed, row["trial_id"]))
         self.progress.running -= 1
         self._count(row)
+        shown = {name: value for name, value in self._incumbent(row).items() if value is not None}
+        self.store.then(partial(self.summary.trial_ended, self.progress.ended, outcome.status, shown, self.progress.failed))
         if self.best is not None:
             spent = self.progress.ended, self._seconds(), self.progress.train_seconds
             self.store.then(partial(self.summary.trial_done, *spent, self._incumbent(self.best)))

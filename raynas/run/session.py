@@ -34,6 +34,7 @@ from raynas.run.schedulers import make_scheduler, remembers, replay
 from raynas.run.slots import needs_of, slots
 from raynas.run.summary import Run, read_run
 from raynas.run.supernets import Supernets
+from raynas.run.tensorboard import hyperparameters
 from raynas.run.train_command import train_command
 from raynas.run.warm_start import dataset_of, observations, warm_tables
 from raynas.spaces import SearchSpace, make_space
@@ -227,6 +228,7 @@ class Session:
             before=self.before,
             guard=guard,
             retries=self.retries,
+            settings=hyperparameters(config.model_dump()),
         )
 
     def _tell(self, recorder: Recorder) -> None:

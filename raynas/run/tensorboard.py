@@ -1,4 +1,5 @@
-"""TensorBoard event files of a run: the incumbent and the predictor in one summary run, every trial in a run of its own if asked for.
+"""TensorBoard event files of a run: the incumbent and the predictor in one summary run, one point a trial in a run for each status, the
+settings in a run of their own for HParams, every trial in a run of its own if asked for.
 
 They are written with TensorBoard's own writer, so that neither torch nor TensorFlow is needed.
 """
@@ -13,7 +14,16 @@ from typing import Any
 
 from pyarrow.fs import LocalFileSystem
 from tensorboard.compat.proto.event_pb2 import Event
-from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
+from tensorboard.compat.proto.tensor_pb2 import TensorProto
+from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
+from tensorboard.compat.proto.types_pb2 import DT_STRING
+from tensorboard.plugins.custom_scalar import layout_pb2
+from tensorboard.plugins.custom_scalar import metadata as custom_scalar
+from tensorboard.plugins.hparams import metadata as hparams
+from tensorboard.plugins.hparams.api_pb2 import STATUS_SUCCESS
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo
+from tensorboard.plugins.hparams.summary_v2 import hparams_pb
 from tensorboard.plugins.text.summary_v2 import text_pb
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
@@ -39,10 +49,43 @@ class SummaryWriter:
         self._writer = EventFileWriter(str(self._local))
         self._uploaded = 0  # bytes
 
-    def scalar(self, tag: str, value: float | None, step: int, wall_time: float | None = None) -> None:
-        """A point of curve `tag` at `step`; None, NaN and infinities are left out. `wall_time` is in seconds since 1970, default now."""
+    def scalar(
+        self, tag: str, value: float | None, step: int, wall_time: float | None = None, name: str = "", description: str = ""
+    ) -> None:
+        """A point of curve `tag` at `step`; None, NaN and infinities are left out.
+
+        Args:
+            wall_time: in seconds since 1970, default now.
+            name: shown instead of the tag; the default loader of TensorBoard drops it, and the description, of such points
+                (`--load_fast=false` was not tried in a browser).
+            description: in Markdown; TensorBoard takes that of the first point.
+        """
         if value is not None and math.isfinite(value):
-            self._add(Summary(value=[Summary.Value(tag=tag, simple_value=float(value))]), step, wall_time)
+            about = SummaryMetadata(display_name=name, summary_description=description) if name or description else None
+            self._add(Summary(value=[Summary.Value(tag=tag, simple_value=float(value), metadata=about)]), step, wall_time)
+
+    def settings(self, values: Mapping[str, Any]) -> None:
+        """The settings that the HParams page shows of this run, beside its scalars; what is no number or truth value is shown as text."""
+        known = {name: value for name, value in values.items() if value is not None}
+        plain = {name: value if isinstance(value, (bool, int, float)) else str(value) for name, value in known.items()}
+        self._add(hparams_pb(plain, trial_id=""), 0)  # no name: each run is a row of its own, those of equal settings too
+
+    def settings_end(self) -> None:
+        """Says on the HParams page that the session has ended by itself."""
+        end = HParamsPluginData(session_end_info=SessionEndInfo(status=STATUS_SUCCESS, end_time_secs=time.time()))
+        about = hparams.create_summary_metadata(end)
+        self._add(Summary(value=[Summary.Value(tag=hparams.SESSION_END_INFO_TAG, tensor=hparams.NULL_TENSOR, metadata=about)]), 0)
+
+    def layout(self, categories: Mapping[str, Mapping[str, list[str]]]) -> None:
+        """What the Custom Scalars page shows: category -> title of a chart -> regular expressions of its tags."""
+        layout = layout_pb2.Layout()
+        for category, charts in categories.items():
+            shown = layout.category.add(title=category)
+            for title, tags in charts.items():
+                shown.chart.add(title=title, multiline=layout_pb2.MultilineChartContent(tag=tags))
+        text = TensorProto(dtype=DT_STRING, string_val=[layout.SerializeToString()], tensor_shape=TensorShapeProto())
+        about = custom_scalar.create_summary_metadata()
+        self._add(Summary(value=[Summary.Value(tag=custom_scalar.CONFIG_SUMMARY_TAG, tensor=text, metadata=about)]), 0)
 
     def text(self, tag: str, markdown: str, step: int) -> None:
         """A text in Markdown."""
@@ -81,19 +124,70 @@ class SummaryWriter:
             self._uploaded = len(content)
 
 
+_AXES = {
+    "": ("trials", "The step is the number of trials that have ended, failed ones included."),
+    "_by_seconds": ("seconds", "The step is the seconds since the search began."),
+    "_by_train_seconds": ("training seconds", "The step is the seconds that all trials so far have spent on training."),
+}
+_PREDICTOR = {
+    "mae": (
+        "mean absolute error",
+        "How far the predictor was off, on average, for the trials that ended since its last fit, **before** it learned from them; in "
+        "units of the first metric. It jumps because each point averages over a few new trials, and these are chosen to be unlike those "
+        "already known: a rise says that the search looks where the predictor knew little, not that the predictor got worse.",
+    ),
+    "rank_correlation": (
+        "rank correlation",
+        "Spearman's correlation of predicted and observed values of the trials that ended since the last fit: 1 is the right order, 0 is "
+        "chance. It is low where the new trials are all about equally good, and noisy because they are few; fewer than 3 give no point.",
+    ),
+    "refit_seconds": ("seconds of a refit", "How long fitting the predictor and proposing from it took; trials go on meanwhile."),
+}
+_CURVES = {
+    "Search": {
+        "best so far": [r"incumbent/(?!.*_by_(train_)?seconds$).*"],
+        "every trial, by how it ended": ["trial/.*"],
+        "trials that failed": ["trials/failed"],
+    },
+    "Predictor": {"error": ["predictor/mae"], "rank correlation": ["predictor/rank_correlation"]},
+    "Time": {
+        "best so far, by seconds": [".*_by_seconds"],
+        "best so far, by training seconds": [".*_by_train_seconds"],
+        "seconds of a refit": ["predictor/refit_seconds"],
+    },
+}
+
+
+_SETTINGS = (
+    *("space", "dataset", "trainable", "searcher", "scheduler", "seed", "trials", "max_epochs"),
+    *("concurrency", "cpus_per_trial", "gpus_per_trial"),
+)
+_OPTIONS = ["space_options", "searcher_options", "scheduler_options", "trainable_options"]
+
+
+def hyperparameters(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What the HParams page shows of the configuration of a search; options are named as `--set` names them."""
+    options = {f"{group}.{name}": value for group in _OPTIONS for name, value in config[group].items()}
+    return {name: config[name] for name in _SETTINGS} | options
+
+
 class RunSummary:
     """The curves of one search. Event files are opened on first use, so a fresh RunSummary can be pickled.
 
     A resumed search opens another event file in the same folders; TensorBoard shows the files of a folder as one run.
 
     Args:
-        logdir: A path or a URI; the search's own curves are the run `summary`, those of a trial the run `trials/TRIAL_ID`.
+        logdir: A path or a URI; the search's own curves are the run `summary`, the last values of trials the runs `finished`, `stopped` and
+            `failed`, the settings and the best values the run `settings`, the curves of a trial the run `trials/TRIAL_ID`.
         per_trial: Whether trials get a run of their own; TensorBoard becomes slow with more than about 250 of them.
+        settings: Of the search, for the HParams page.
     """
 
-    def __init__(self, logdir: str, per_trial: bool = False) -> None:
+    def __init__(self, logdir: str, per_trial: bool = False, settings: Mapping[str, Any] | None = None) -> None:
         self._logdir = logdir
         self._per_trial = per_trial
+        self._settings = dict(settings or {})
+        self._best: dict[str, float | None] = {}  # what the HParams page shows
         self._writers: dict[str, SummaryWriter] = {}  # by run
 
     @property
@@ -109,23 +203,44 @@ class RunSummary:
             train_seconds: Spent on training by all trials so far.
             best: What is known of the incumbent, by metric; accuracies are in [0, 1].
         """
-        axes = {"": queries, "_by_seconds": int(wall_seconds), "_by_train_seconds": int(train_seconds)}
+        steps = dict(zip(_AXES, (queries, int(wall_seconds), int(train_seconds)), strict=True))
         for metric, value in best.items():
-            for axis, step in axes.items():
-                self.summary.scalar(f"incumbent/{metric}{axis}", value, step)
+            for axis, (unit, step_is) in _AXES.items():
+                name = f"{metric} of the best so far, by {unit}"
+                description = f"The {metric} of the best architecture found so far. {step_is}"
+                self.summary.scalar(f"incumbent/{metric}{axis}", value, steps[axis], name=name, description=description)
+        if self._settings and best != self._best:
+            self._best = dict(best)
+            for metric, value in best.items():
+                description = "Of the best architecture found; shown on the HParams page beside the settings of the search."
+                self._open("settings").scalar(f"best/{metric}", value, queries, description=description)
 
-    def refit(self, queries: int, seconds: float, mae: float | None, rank_correlation: float | None, observations: int) -> None:
+    def trial_ended(self, number: int, status: str, metrics: Mapping[str, float | None], failed: int) -> None:
+        """What one trial came to, a point in the run of its status.
+
+        Args:
+            number: How many trials have ended, with this one.
+            status: finished, stopped or failed.
+            metrics: Its last values, by metric; a failed trial may have none.
+            failed: How many trials have failed so far.
+        """
+        for metric, value in metrics.items():
+            description = f"The last {metric} of each trial; the run says whether it finished, was stopped early or failed."
+            self._open(status).scalar(f"trial/{metric}", value, number, name=f"{metric} of each trial", description=description)
+        self.summary.scalar("trials/failed", failed, number, name="trials that failed", description="How many trials have failed so far.")
+
+    def refit(self, queries: int, seconds: float, mae: float | None, rank_correlation: float | None) -> None:
         """A fit of the predictor after `queries` trials.
 
         Args:
             seconds: How long the fit took.
             mae: Mean absolute error of what it predicted, in units of the metric.
             rank_correlation: Between predicted and true values, in [-1, 1].
-            observations: Number of architectures it was fitted to.
         """
-        values = {"mae": mae, "rank_correlation": rank_correlation, "refit_seconds": seconds, "observations": observations}
-        for name, value in values.items():
-            self.summary.scalar(f"predictor/{name}", value, queries)
+        values = {"mae": mae, "rank_correlation": rank_correlation, "refit_seconds": seconds}
+        for tag, value in values.items():
+            name, description = _PREDICTOR[tag]
+            self.summary.scalar(f"predictor/{tag}", value, queries, name=f"predictor: {name}", description=description)
 
     def report(self, trial_id: str, epoch: int, metrics: Mapping[str, Any]) -> None:
         """The numbers among `metrics` of one epoch, into the run of the trial; without `per_trial` nothing."""
@@ -147,10 +262,16 @@ class RunSummary:
 
     def close(self) -> None:
         """Closes every event file; a later call of a method opens a new one."""
+        if settings := self._writers.get("settings"):
+            settings.settings_end()
         while self._writers:
             self._writers.popitem()[1].close()
 
     def _open(self, run: str) -> SummaryWriter:
         if run not in self._writers:
             self._writers[run] = SummaryWriter(join(self._logdir, *run.split("/")))
+            if run == "summary":
+                self._writers[run].layout(_CURVES)
+            if run == "settings":
+                self._writers[run].settings(self._settings)
         return self._writers[run]
