@@ -142,7 +142,7 @@ def test_kill_9_at_any_moment_loses_nothing(curves: Path, tmp_path: Path) -> Non
         "--out",
         run,
         "--set",
-        "trainable_options.seconds_per_report=0.05",
+        "trainable_options.seconds_per_report=0.15",
     )
     arguments: tuple[object, ...] = flags
     known: dict[str, dict[str, Any]] = {}

@@ -1,5 +1,6 @@
 """Event files: TensorBoard's own reader sees what was written, after a kill, a resume, and through a URI."""
 
+import json
 import math
 import os
 import pickle
@@ -8,20 +9,26 @@ import signal
 import struct
 import subprocess
 import sys
+import urllib.request
 import uuid
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pytest
+from browser import browser as browser
+from browser import complaints
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator as PluginEventAccumulator
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+from waiting import until
 
 from raynas.config import RunConfig
 from raynas.errors import ResultsError
 from raynas.run.tensorboard import RunSummary, SummaryWriter, hyperparameters
+from raynas.spaces import make_space
 
 
 def load(folder: Path) -> EventAccumulator:
@@ -33,13 +40,6 @@ def load(folder: Path) -> EventAccumulator:
 
 def curve(folder: Path, tag: str) -> list[tuple[int, float]]:
     return [(event.step, pytest.approx(event.value)) for event in load(folder).Scalars(tag)]
-
-
-def read_as_the_server_does(folder: Path) -> PluginEventAccumulator:
-    """The events with the names and descriptions that TensorBoard's own server makes of them."""
-    events = PluginEventAccumulator(str(folder))
-    events.Reload()
-    return events
 
 
 def png(height: int, width: int) -> bytes:
@@ -117,21 +117,83 @@ def test_the_summary_run_has_the_predictor(tmp_path: Path) -> None:
     assert not any("observations" in tag for tag in load(folder).Tags()["scalars"])
 
 
-def test_every_curve_has_a_name_and_a_description(tmp_path: Path) -> None:
-    run = RunSummary(str(tmp_path))
-    run.trial_ended(1, "finished", {"valid_accuracy": 0.8}, failed=0)
-    run.trial_done(1, 1.0, 1.0, {"valid_accuracy": 0.8})
-    run.refit(1, 1.0, 0.1, 0.5)
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a TensorBoard that shows a search of 1,000 trials."""
+    folder = tmp_path_factory.mktemp("board")
+    run, best = RunSummary(str(folder), settings={"searcher": "bananas", "seed": 3}), 0.0
+    for number in range(1, 1001):
+        value = 0.9 - 0.3 / number + 0.001 * (number % 7)
+        best = max(best, value)
+        run.trial_ended(number, "failed" if number % 50 == 0 else "finished", {"valid_accuracy": value}, failed=number // 50)
+        run.trial_done(number, number, 60 * number, {"valid_accuracy": best})
+        if number % 10 == 0:
+            run.refit(number, 0.3, 0.01, 0.7)
     run.close()
-    for folder in ("summary", "finished"):
-        events = read_as_the_server_does(tmp_path / folder)
-        tags = events.PluginTagToContent("scalars")
-        assert tags
-        for tag in tags:
-            about = events.SummaryMetadata(tag)
-            assert about.display_name
-            assert about.summary_description
-    assert "jumps" in read_as_the_server_does(tmp_path / "summary").SummaryMetadata("predictor/mae").summary_description
+    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(folder), "--host", "127.0.0.1", "--port", "0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        line = next(line for line in process.stderr if "http://" in line)
+        address = re.search(r"http://\S+?/", line)
+        assert address is not None
+        yield address[0]
+        process.terminate()
+
+
+def asked(address: str, path: str) -> Any:
+    """What the server answers, once it has read the events."""
+
+    def answer() -> Any:
+        with urllib.request.urlopen(f"{address}data/plugin/{path}") as response:
+            return json.load(response)
+
+    until(lambda: answer() not in ({}, []), 60)
+    return answer()
+
+
+@pytest.mark.slow
+def test_the_server_calls_curves_by_names_that_explain_themselves(server: str) -> None:
+    until(lambda: "predictor/mae" in asked(server, "scalars/tags").get("summary", {}), 60)
+    tags = asked(server, "scalars/tags")["summary"]
+    assert {tag for tag, about in tags.items() if not (about["displayName"] and about["description"])} == set()
+    assert tags["predictor/mae"]["displayName"] == "predictor: mean absolute error"
+    assert "jumps" in tags["predictor/mae"]["description"]
+    points = asked(server, "scalars/scalars?run=summary&tag=predictor%2Fmae")
+    assert {step for _, step, _ in points} == set(range(10, 1001, 10))
+
+
+@pytest.mark.slow
+def test_a_browser_shows_the_curves(server: str, browser: Any) -> None:
+    complaints(browser)
+    for page, shows in (("custom_scalars", "every trial, by how it ended"), ("timeseries", "predictor"), ("hparams", "bananas")):
+        browser.get(f"{server}#{page}")
+        until(lambda shows=shows: shows in all_text(browser), 60)  # type: ignore[misc]
+    assert not [line for line in complaints(browser) if "SEVERE" in line]
+
+
+def all_text(browser: Any) -> str:
+    """What a page shows, its shadow trees included."""
+    script = """
+        const inner = n => [...n.childNodes, ...(n.shadowRoot ? [n.shadowRoot] : [])];
+        const walk = n => inner(n).map(c => c.nodeType === 3 ? c.data : walk(c)).join(" ");
+        return walk(document.body);"""
+    return str(browser.execute_script(script))
+
+
+def test_pictures_show_the_best_architecture_and_the_predictor(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    space = make_space("nasbench201")
+    arch = {"arch": "|skip_connect~0|+|none~0|none~1|+|skip_connect~0|none~1|none~2|"}
+    run = RunSummary(str(tmp_path))
+    run.pictures(10, space, arch, [(0.5, 0.6)])
+    run.pictures(20, space, arch, [(0.5, 0.6), (0.6, 0.5), (0.7, 0.7)])
+    run.pictures(30, space, {"arch": "of another space"}, [])
+    run.pictures(40, space, {"arch": "of another space"}, [])
+    run.close()
+    events = load(tmp_path / "summary")
+    assert [event.step for event in events.Images("incumbent/architecture")] == [10, 20]
+    (scatter,) = events.Images("predictor/predicted and observed")
+    assert (scatter.step, scatter.width, scatter.height) == (20, 500, 400)
+    assert caplog.text.count("cannot be drawn") == 1
 
 
 def test_every_trial_is_a_point_in_the_run_of_its_status(tmp_path: Path) -> None:

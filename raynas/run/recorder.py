@@ -29,6 +29,7 @@ from raynas.spaces import SearchSpace
 logger = logging.getLogger(__name__)
 
 _MEMORY = "memory.json"  # what the method remembers beyond the history
+_PICTURES = 30.0  # seconds between two sets of pictures for TensorBoard
 _BEST = ("trial_id", "arch_id", "status", "epochs", "valid_accuracy", "test_accuracy", "parameters", "flops", "train_seconds")
 
 
@@ -129,7 +130,8 @@ class Recorder(Callback):  # type: ignore[misc]  # ray has no types
         self._refits = 0
         self._best_written = True
         self.memory: Any = storage.read_json(uri, _MEMORY) if before is not None and storage.exists(uri, _MEMORY) else None
-        self._began = time.monotonic()
+        self._began = self._pictured = time.monotonic()
+        self._predictions: list[tuple[float, float]] = []  # (predicted, observed) of the full evaluations
         for row in self.earlier.ended:
             self._count(row)
 
@@ -201,6 +203,8 @@ class Recorder(Callback):  # type: ignore[misc]  # ray has no types
             self.store.delete(deletion)
         if not self._best_written:
             self.write_best()
+        if time.monotonic() - self._pictured > _PICTURES:
+            self._draw()
         self.store.check()
         self.progress.seconds = self._seconds()
         if self.display is not None:
@@ -281,6 +285,13 @@ class Recorder(Callback):  # type: ignore[misc]  # ray has no types
             spent = self.progress.ended, self._seconds(), self.progress.train_seconds
             self.store.then(partial(self.summary.trial_done, *spent, self._incumbent(self.best)))
 
+    def _draw(self) -> None:
+        """Has pictures made where something is new."""
+        self._pictured = time.monotonic()
+        if self.best is not None:
+            arch, predictions = json.loads(self.best["arch"]), list(self._predictions)
+            self.store.then(partial(self.summary.pictures, self.progress.ended, self.space, arch, predictions))
+
     def _where(self, result: Mapping[str, Any]) -> dict[str, str | None]:
         """The node and the device that a trial ran on last, as its last report tells; a trainable may report a `device` of its own."""
         host, ip = result.get("hostname"), result.get("node_ip")
@@ -311,6 +322,9 @@ class Recorder(Callback):  # type: ignore[misc]  # ray has no types
     def _count(self, row: Mapping[str, Any]) -> None:
         outcome = outcome_of(row)
         self.progress.count(outcome.status, row.get("train_seconds"), outcome.error)
+        observed, predicted = outcome.metrics.get(self.objective.first.name), row.get("predicted")
+        if outcome.status == "finished" and observed is not None and predicted is not None:
+            self._predictions.append((predicted, observed))
         merit = self.objective.merit(outcome)
         if merit is not None and (self._merit is None or merit > self._merit):
             self.best, self._merit = dict(row), merit
@@ -349,6 +363,7 @@ class Recorder(Callback):  # type: ignore[misc]  # ray has no types
                 stack.callback(self.display.close, self.progress)
             stack.callback(self.store.close)
             self.write_best(self.searcher.recommend())
+            self._draw()
             if deletion := self.checkpoints.deletion():
                 self.store.delete(deletion)
             self.store.then(self.summary.close)

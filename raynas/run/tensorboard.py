@@ -4,30 +4,39 @@ settings in a run of their own for HParams, every trial in a run of its own if a
 They are written with TensorBoard's own writer, so that neither torch nor TensorFlow is needed.
 """
 
+import logging
 import math
+import struct
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from io import BytesIO
 from numbers import Real
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pyarrow.fs import LocalFileSystem
 from tensorboard.compat.proto.event_pb2 import Event
-from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
+from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.compat.proto.tensor_pb2 import TensorProto
 from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
-from tensorboard.compat.proto.types_pb2 import DT_STRING
+from tensorboard.compat.proto.types_pb2 import DT_FLOAT, DT_STRING
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.custom_scalar import metadata as custom_scalar
 from tensorboard.plugins.hparams import metadata as hparams
 from tensorboard.plugins.hparams.api_pb2 import STATUS_SUCCESS
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo
 from tensorboard.plugins.hparams.summary_v2 import hparams_pb
+from tensorboard.plugins.scalar import metadata as scalar_metadata
 from tensorboard.plugins.text.summary_v2 import text_pb
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
+from raynas.drawing import picture
+from raynas.spaces import SearchSpace
 from raynas.storage import filesystem, join, make_folder, write_bytes
+
+logger = logging.getLogger(__name__)
 
 
 class SummaryWriter:
@@ -48,21 +57,26 @@ class SummaryWriter:
         self._local = Path(self._temporary.name if self._temporary else self._folder)
         self._writer = EventFileWriter(str(self._local))
         self._uploaded = 0  # bytes
+        self._described: set[str] = set()  # tags
 
     def scalar(
-        self, tag: str, value: float | None, step: int, wall_time: float | None = None, name: str = "", description: str = ""
+        self, tag: str, value: float | None, step: int, wall_time: float | None = None, about: tuple[str, str] | None = None
     ) -> None:
         """A point of curve `tag` at `step`; None, NaN and infinities are left out.
 
         Args:
             wall_time: in seconds since 1970, default now.
-            name: shown instead of the tag; the default loader of TensorBoard drops it, and the description, of such points
-                (`--load_fast=false` was not tried in a browser).
-            description: in Markdown; TensorBoard takes that of the first point.
+            about: what TensorBoard calls the curve, and a description in Markdown. They travel with the first point, which is written
+                twice: TensorBoard reads them from points of its newer form alone, most other programs points of the older form alone.
         """
-        if value is not None and math.isfinite(value):
-            about = SummaryMetadata(display_name=name, summary_description=description) if name or description else None
-            self._add(Summary(value=[Summary.Value(tag=tag, simple_value=float(value), metadata=about)]), step, wall_time)
+        if value is None or not math.isfinite(value):
+            return
+        if about is not None and tag not in self._described:
+            self._described.add(tag)
+            metadata = scalar_metadata.create_summary_metadata(*about)
+            tensor = TensorProto(dtype=DT_FLOAT, float_val=[float(value)], tensor_shape=TensorShapeProto())
+            self._add(Summary(value=[Summary.Value(tag=tag, tensor=tensor, metadata=metadata)]), step, wall_time)
+        self._add(Summary(value=[Summary.Value(tag=tag, simple_value=float(value))]), step, wall_time)
 
     def settings(self, values: Mapping[str, Any]) -> None:
         """The settings that the HParams page shows of this run, beside its scalars; what is no number or truth value is shown as text."""
@@ -171,6 +185,23 @@ def hyperparameters(config: Mapping[str, Any]) -> dict[str, Any]:
     return {name: config[name] for name in _SETTINGS} | options
 
 
+def scatter(predictions: Sequence[tuple[float, float]]) -> bytes:
+    """A PNG of predictions against what was observed, late ones light."""
+    from matplotlib.figure import Figure
+
+    points = np.array(predictions)
+    figure = Figure(figsize=(5, 4), layout="constrained")
+    axes = figure.add_subplot()
+    shown = axes.scatter(points[:, 0], points[:, 1], c=np.arange(len(points)), s=12, cmap="viridis", linewidths=0)
+    figure.colorbar(shown, label="order of the trials")
+    (left, right), (low, high) = (np.quantile(column, [0.05, 1.0]) for column in points.T)
+    axes.axline((high, high), slope=1, color="#777777", linewidth=1, linestyle="--")
+    axes.set(xlabel="predicted", ylabel="observed", xlim=(left - 1e-9, right + 1e-9), ylim=(low - 1e-9, high + 1e-9))
+    file = BytesIO()
+    figure.savefig(file, format="png", dpi=100)
+    return file.getvalue()
+
+
 class RunSummary:
     """The curves of one search. Event files are opened on first use, so a fresh RunSummary can be pickled.
 
@@ -189,6 +220,7 @@ class RunSummary:
         self._settings = dict(settings or {})
         self._best: dict[str, float | None] = {}  # what the HParams page shows
         self._writers: dict[str, SummaryWriter] = {}  # by run
+        self._undrawn = False
 
     @property
     def summary(self) -> SummaryWriter:
@@ -208,12 +240,11 @@ class RunSummary:
             for axis, (unit, step_is) in _AXES.items():
                 name = f"{metric} of the best so far, by {unit}"
                 description = f"The {metric} of the best architecture found so far. {step_is}"
-                self.summary.scalar(f"incumbent/{metric}{axis}", value, steps[axis], name=name, description=description)
+                self.summary.scalar(f"incumbent/{metric}{axis}", value, steps[axis], about=(name, description))
         if self._settings and best != self._best:
             self._best = dict(best)
             for metric, value in best.items():
-                description = "Of the best architecture found; shown on the HParams page beside the settings of the search."
-                self._open("settings").scalar(f"best/{metric}", value, queries, description=description)
+                self._open("settings").scalar(f"best/{metric}", value, queries)
 
     def trial_ended(self, number: int, status: str, metrics: Mapping[str, float | None], failed: int) -> None:
         """What one trial came to, a point in the run of its status.
@@ -225,9 +256,8 @@ class RunSummary:
             failed: How many trials have failed so far.
         """
         for metric, value in metrics.items():
-            description = f"The last {metric} of each trial; the run says whether it finished, was stopped early or failed."
-            self._open(status).scalar(f"trial/{metric}", value, number, name=f"{metric} of each trial", description=description)
-        self.summary.scalar("trials/failed", failed, number, name="trials that failed", description="How many trials have failed so far.")
+            self._open(status).scalar(f"trial/{metric}", value, number)
+        self.summary.scalar("trials/failed", failed, number, about=("trials that failed", "How many trials have failed so far."))
 
     def refit(self, queries: int, seconds: float, mae: float | None, rank_correlation: float | None) -> None:
         """A fit of the predictor after `queries` trials.
@@ -240,7 +270,27 @@ class RunSummary:
         values = {"mae": mae, "rank_correlation": rank_correlation, "refit_seconds": seconds}
         for tag, value in values.items():
             name, description = _PREDICTOR[tag]
-            self.summary.scalar(f"predictor/{tag}", value, queries, name=f"predictor: {name}", description=description)
+            self.summary.scalar(f"predictor/{tag}", value, queries, about=(f"predictor: {name}", description))
+
+    def pictures(self, queries: int, space: SearchSpace, best: Mapping[str, Any], predictions: Sequence[tuple[float, float]]) -> None:
+        """The best architecture, and how the predictor did, after `queries` trials; takes some tenths of a second.
+
+        Args:
+            best: the architecture, as JSON.
+            predictions: (predicted, observed) of the full evaluations, in their order.
+        """
+        try:
+            drawn = {"incumbent/architecture": picture(space, space.from_config(best), "png")}
+        except Exception as error:  # of a space of one's own, which need not say how its architectures are drawn
+            drawn = {}
+            if not self._undrawn:
+                logger.warning("TensorBoard shows no architectures, as they cannot be drawn: %s", error)
+            self._undrawn = True
+        if len(predictions) > 2:
+            drawn["predictor/predicted and observed"] = scatter(predictions)
+        for tag, png in drawn.items():
+            width, height = struct.unpack(">II", png[16:24])
+            self.summary.image(tag, png, height, width, queries)
 
     def report(self, trial_id: str, epoch: int, metrics: Mapping[str, Any]) -> None:
         """The numbers among `metrics` of one epoch, into the run of the trial; without `per_trial` nothing."""
