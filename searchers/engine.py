@@ -105,7 +105,7 @@ class Engine:
 
     def ask(self) -> Suggestion | None:
         """What to evaluate next; None where the space holds no more."""
-        self._warm_up()
+        self.warm_up()
         suggestion = self._next()
         if suggestion is None:
             self.exhausted = True
@@ -324,8 +324,8 @@ class Engine:
 
     # -- beside the control loop -----------------------------------------------------------------------------------------
 
-    def _warm_up(self) -> None:
-        """Starts what a fit beside the control loop needs, while the first trials run."""
+    def warm_up(self) -> None:
+        """Starts what a fit beside the control loop needs, while the first trials run; `ask` does so if nobody did before."""
         if self.fitting != "inline" and self._beside is None:
             self._beside = Beside(self.method, self.space, "thread" if self.fitting == "thread" else "process")
             self._beside.warm_up()
@@ -335,7 +335,7 @@ class Engine:
         self._collect()
         if self._fit is not None or not self._fresh or (self._queue and len(self._fresh) < self._batch()):
             return
-        self._warm_up()
+        self.warm_up()
         assert self._beside is not None
         self._learning, self._observations = self._fresh, len(self.history.observed)
         rng = self._child_rng()

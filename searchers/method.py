@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, field
+from importlib import import_module
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,7 +12,7 @@ from raynas.arch import Arch
 from raynas.errors import ConfigError, OutOfSpaceError
 from raynas.history import Carry, History, MedianGain
 from raynas.model.candidates import random_archs
-from raynas.model.recommend import RECOMMENDERS
+from raynas.model.recommend import LIBRARIES, RECOMMENDERS
 from raynas.outcome import COSTS, Objective
 from raynas.registry import resolve
 from raynas.spaces import SearchSpace
@@ -120,6 +121,11 @@ class Method(ABC):
 
     def warm_up(self, space: SearchSpace) -> None:  # noqa: B027  # nothing to load unless a method says so
         """Loads what proposals need; called where they are made in a process of its own, while the first trials run."""
+
+    def load(self) -> None:
+        """Loads what `recommend` needs, while there is time for it."""
+        if library := LIBRARIES.get(self.recommender):
+            import_module(library)
 
     @abstractmethod
     def propose(self, space: SearchSpace, history: History, rng: np.random.Generator, count: int) -> Proposal:

@@ -54,3 +54,5 @@ def denoised(space: SearchSpace, history: History, settings: Any = None) -> Arch
 
 
 RECOMMENDERS: dict[str, Recommender] = {"observed": observed, "denoised": denoised}
+LIBRARIES = {"denoised": "sklearn.gaussian_process"}
+"""What a recommender loads on its first use, by name."""

@@ -20,6 +20,7 @@ from ray._common.utils import get_ray_address_file
 from ray._private import ray_constants, services, state, worker
 from ray._private import utils as ray_utils
 from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
+from ray._private.node import Node
 from ray._private.ray_constants import PROCESS_TYPE_RAYLET
 from ray._private.utils import read_ray_address
 from ray._raylet import GcsClient  # type: ignore[attr-defined]
@@ -135,8 +136,11 @@ def greet(address: str) -> None:
 
 @contextmanager
 def loopback() -> Iterator[None]:
-    """A cluster that is started within it listens on this machine's own address alone, as Ray has it on macOS and Windows."""
-    with patch.object(ray_constants, "ENABLE_RAY_CLUSTER", False):
+    """A cluster that is started within it listens on this machine's own address alone, as Ray has it on macOS and Windows.
+
+    And it is without the server of the dashboard, which reports on the use of Ray alone where there is no dashboard, and takes a second.
+    """
+    with patch.object(ray_constants, "ENABLE_RAY_CLUSTER", False), patch.object(Node, "start_api_server", lambda node, **options: None):
         yield
 
 
@@ -156,14 +160,19 @@ def signals_kept() -> Iterator[None]:
 
 @contextmanager
 def ended() -> Iterator[None]:
-    """Kills, at its end, what is left then of the processes of the cluster that this process has started and shuts down within it."""
+    """Kills, at its end, what is left then of the processes of the cluster that this process has started and shuts down within it.
+
+    They are not asked first to end, which takes a second: nobody needs them any more.
+    """
     import psutil  # type: ignore[import-untyped]  # Ray's copy, which is on the path once Ray is loaded
 
     node = worker._global_node
     raylets = [] if node is None else node.all_processes.get(PROCESS_TYPE_RAYLET, [])
     numbers = {str(raylet.process.pid) for raylet in raylets}
+    kill = Node.kill_all_processes
     try:
-        yield
+        with patch.object(Node, "kill_all_processes", lambda node, **options: kill(node, **options | {"allow_graceful": False})):
+            yield
     finally:
         left = []
         for process in psutil.process_iter() if numbers else ():

@@ -29,7 +29,7 @@ from raynas.spaces import SearchSpace
 logger = logging.getLogger(__name__)
 
 _MEMORY = "memory.json"  # what the method remembers beyond the history
-_PICTURES = 30.0  # seconds between two sets of pictures for TensorBoard
+_PICTURES = 10.0  # seconds between two sets of pictures for TensorBoard, for which shorter runs do not wait
 _BEST = ("trial_id", "arch_id", "status", "epochs", "valid_accuracy", "test_accuracy", "parameters", "flops", "train_seconds")
 
 
@@ -363,7 +363,8 @@ class Recorder(Callback):  # type: ignore[misc]  # ray has no types
                 stack.callback(self.display.close, self.progress)
             stack.callback(self.store.close)
             self.write_best(self.searcher.recommend())
-            self._draw()
+            if self._seconds() > _PICTURES:
+                self._draw()
             if deletion := self.checkpoints.deletion():
                 self.store.delete(deletion)
             self.store.then(self.summary.close)
