@@ -34,7 +34,8 @@ from raynas.config import assign, make_config, provenance
 from raynas.errors import ConfigError, ResultsError
 from raynas.outcome import TEST_ACCURACY, VALID_ACCURACY
 from raynas.registry import resolve
-from raynas.run.schedulers import SCHEDULERS, make_scheduler
+from raynas.run.schedulers import make_scheduler
+from raynas.run.settings import SCHEDULERS
 from raynas.simulate import Simulation
 from raynas.spaces import SearchSpace, make_space
 from raynas.storage import read_yaml

@@ -11,7 +11,7 @@ if __name__ == "__main__":
 import io
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from rich.console import Console
 
@@ -19,12 +19,13 @@ from raynas import storage
 from raynas.cli import DONE, FAILED, INTERRUPTED, Parser, add_flags, run_command
 from raynas.config import RunConfig, Settings, assign
 from raynas.run.lock import Lock, check_free
-from raynas.run.resume import read_earlier
-from raynas.run.session import Session
 from raynas.run.settings import new_run, resumed_run
 from raynas.run.summary import Run, lines, resume_command
 from raynas.storage import read_yaml
 from raynas.trust import is_own
+
+if TYPE_CHECKING:  # Ray takes a second to load, in which the first line is to stand there already
+    from raynas.run.session import Session
 
 
 def run_search(*, show: bool = False, **settings: Unpack[Settings]) -> Run:
@@ -60,6 +61,9 @@ def resume_search(folder: str, *, show: bool = False, trust: bool = False, **set
 
 def _new(given: Mapping[str, Any], console: Console) -> Run:
     config, uri = new_run(given)
+    _announce(console, f"{config.searcher} searches {config.space}: {config.trials} trials; results go to {uri}")
+    from raynas.run.session import Session
+
     session = Session(config, uri, console)
     with Lock(uri, resume_command(uri)) as lock:
         check_free(uri)  # another search may have been here since
@@ -69,11 +73,19 @@ def _new(given: Mapping[str, Any], console: Console) -> Run:
 def _resumed(folder: str, given: Mapping[str, Any], console: Console, trust: bool) -> Run:
     own = trust or is_own(folder)
     config = resumed_run(folder, given, own)
+    _announce(console, f"{config.searcher} goes on with {config.space} in {folder}: {config.trials} trials in all")
+    from raynas.run.resume import read_earlier
+    from raynas.run.session import Session
+
     with Lock(folder, resume_command(folder)) as lock:
         return _searched(Session(config, folder, console, read_earlier(folder), own), lock)
 
 
-def _searched(session: Session, lock: Lock) -> Run:
+def _announce(console: Console, text: str) -> None:
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def _searched(session: "Session", lock: Lock) -> Run:
     try:
         run = session.run(lock.check)
     except KeyboardInterrupt:  # before the first trial, as while Ray starts

@@ -9,7 +9,8 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
 from raynas.errors import ConfigError, RaynasError
 from raynas.results import REPORTS, STARTED, TRIALS, Tables
-from raynas.run.schedulers import SCHEDULERS, NoController, make_scheduler, remembers, replay, retell
+from raynas.run.schedulers import NoController, make_scheduler, remembers, replay, retell
+from raynas.run.settings import SCHEDULERS
 
 STOPPING = [name for name in SCHEDULERS if name != "fifo"]
 

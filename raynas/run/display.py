@@ -9,11 +9,14 @@ from typing import Any
 
 from rich.console import Console
 from rich.live import Live
+from rich.progress_bar import ProgressBar
 from rich.table import Table
+from rich.text import Text
 
 from raynas.outcome import TEST_ACCURACY, VALID_ACCURACY, Metric, Objective
 
 _LIVE_SECONDS = 0.25  # between two redrawings
+_FEW = 4  # trials under way of which each is shown
 _LINE_SECONDS = 10.0  # between two lines where the output is no terminal
 _TITLES = {VALID_ACCURACY.name: "validation accuracy", TEST_ACCURACY.name: "test accuracy"}
 _PARTICULAR = re.compile(r"'[^']*'|\"[^\"]*\"|\S*\d\S*")  # what differs between equal failures: names, numbers, architectures
@@ -35,24 +38,49 @@ class Progress:
     best: Mapping[str, Any] | None = None  # row of the best trial
     kinds: Counter[str] = field(default_factory=Counter)  # of failures
     reasons: dict[str, str] = field(default_factory=dict)  # kind -> the first reason of that kind
+    last_failure: str | None = None  # its reason
+    epochs: dict[str, int] = field(default_factory=dict)  # trial under way -> epochs that it has reported
+    before: int = 0  # trials that had ended before this session,
+    session_seconds: float = 0.0  # which goes on for so long
 
     @property
     def ended(self) -> int:
         """Trials that need nothing more."""
         return self.finished + self.stopped + self.failed
 
+    @property
+    def per_minute(self) -> float | None:
+        """Trials that end in a minute of this session; None before any has."""
+        ended = self.ended - self.before
+        return 60 * ended / self.session_seconds if ended > 0 and self.session_seconds > 0 else None
+
+    def pace(self) -> str:
+        """How fast it goes, and how long it will go on, in words; empty where nothing is known."""
+        if self.per_minute is None or self.ended >= self.trials:
+            return ""
+        rate = f"{self.per_minute:,.0f}" if self.per_minute >= 10 else f"{self.per_minute:.2g}"
+        return f"{rate} a minute, about {lasting(60 * (self.trials - self.ended) / self.per_minute)} left"
+
     def count(self, status: str, train_seconds: float | None, error: str | None = None) -> None:
         """One more trial has ended; `error` says why it failed, where it did."""
         setattr(self, status, getattr(self, status) + 1)
         self.train_seconds += train_seconds or 0.0
         if status == "failed":
-            kind = kind_of(error or "")
+            kind, self.last_failure = kind_of(error or ""), error
             self.kinds[kind] += 1
             self.reasons.setdefault(kind, error or "no reason is known")
 
     def why(self, most: int = 3) -> list[str]:
         """The most frequent reasons of failures, each as "COUNT trials failed: REASON"; where they differ in numbers only, the first."""
         return [f"{n} trial{'s' * (n > 1)} failed: {self.reasons[kind]}" for kind, n in self.kinds.most_common(most)]
+
+
+def lasting(seconds: float) -> str:
+    """A time as people tell it."""
+    for size, unit in ((86400.0, "days"), (3600.0, "h"), (60.0, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 def kind_of(error: str) -> str:
@@ -113,9 +141,10 @@ def _line(progress: Progress) -> str:
     best = f"best {title(progress.objective.first)} none yet"
     if progress.best is not None:
         best = ", ".join(f"best {title(metric)} {_best(progress, metric)}" for metric in progress.objective.metrics)
+    pace = progress.pace()
     return (
         f"{progress.ended}/{progress.trials} trials ({progress.finished} finished, {progress.stopped} stopped early, "
-        f"{progress.failed} failed, {progress.running} running), {best}, {progress.seconds:.0f} s"
+        f"{progress.failed} failed, {progress.running} running), {best}, {progress.seconds:.0f} s{pace and f' ({pace})'}"
     )
 
 
@@ -125,17 +154,29 @@ def _best(progress: Progress, metric: Metric) -> str:
 
 
 def _table(progress: Progress) -> Table:
-    table = Table(title="raynas search", title_justify="left", show_header=False)
+    table = Table(show_header=False)
     table.add_row("trials", f"{progress.ended} of {progress.trials}")
-    table.add_row("finished / stopped early / failed", f"{progress.finished} / {progress.stopped} / {progress.failed}")
-    table.add_row("running", str(progress.running))
+    table.add_row("", ProgressBar(progress.trials, progress.ended, width=24))
+    if pace := progress.pace():
+        table.add_row("pace", pace)
+    table.add_row("ended", f"{progress.finished} finished, {progress.stopped} stopped early, {progress.failed} failed")
+    table.add_row("running", f"{progress.running}{_epochs(progress)}")
     if progress.best is not None:
         for metric in (*progress.objective.metrics, TEST_ACCURACY):
             table.add_row(f"best {title(metric)}", _best(progress, metric))
-        table.add_row("best architecture", str(progress.best["arch_id"]))
-    table.add_row("predictor's mean error", "no fit yet" if progress.mae is None else _error(progress.objective.first, progress.mae))
+        table.add_row("best architecture", Text(str(progress.best["arch_id"]), overflow="fold"))
+    if progress.mae is not None:
+        table.add_row("predictor's mean error", _error(progress.objective.first, progress.mae))
+    if progress.last_failure is not None:
+        table.add_row("last failure", Text(progress.last_failure[:200]))
     table.add_row("time", f"{progress.seconds:.0f} s")
     return table
+
+
+def _epochs(progress: Progress) -> str:
+    """How far the trials under way are, where they are few."""
+    told = [f"{trial_id} {epoch}" for trial_id, epoch in progress.epochs.items() if epoch > 0]
+    return f" (epochs: {', '.join(told)})" if 0 < len(told) <= _FEW else ""
 
 
 def _error(metric: Metric, mae: float) -> str:

@@ -134,6 +134,7 @@ class Recorder(Callback):  # type: ignore[misc]  # ray has no types
         self._predictions: list[tuple[float, float]] = []  # (predicted, observed) of the full evaluations
         for row in self.earlier.ended:
             self._count(row)
+        self.progress.before = self.progress.ended
 
     @property
     def unfinished(self) -> dict[str, dict[str, Any]]:
@@ -153,7 +154,7 @@ class Recorder(Callback):  # type: ignore[misc]  # ray has no types
             logger.warning("trial %s: %s", trial_id, result["warning"])
         if epoch <= self._epochs.get(trial_id, -1):
             return
-        self._epochs[trial_id] = epoch
+        self._epochs[trial_id] = self.progress.epochs[trial_id] = epoch
         metrics = {name: value for name, value in self._stored(measured(result)).items() if name not in COSTS}
         self.store.add_report(metrics | {"wall_seconds": result.get("time_total_s"), "trial_id": trial_id, "epoch": epoch})
         self.store.then(partial(self.summary.report, trial_id, epoch, metrics))
@@ -206,7 +207,7 @@ class Recorder(Callback):  # type: ignore[misc]  # ray has no types
         if time.monotonic() - self._pictured > _PICTURES:
             self._draw()
         self.store.check()
-        self.progress.seconds = self._seconds()
+        self.progress.seconds, self.progress.session_seconds = self._seconds(), time.monotonic() - self._began
         if self.display is not None:
             self.display.show(self.progress)
 
@@ -231,6 +232,7 @@ class Recorder(Callback):  # type: ignore[misc]  # ray has no types
             self._go_on(trial, row, reports)
         self._rows[trial.trial_id] = row
         self.progress.running += 1
+        self.progress.epochs[row["trial_id"]] = 0
         return row
 
     def _origin(self, trial_id: str) -> dict[str, Any]:
@@ -278,6 +280,7 @@ class Recorder(Callback):  # type: ignore[misc]  # ray has no types
             self._say(f"trial {row['trial_id']} failed: {outcome.error}{text}")
         self.store.then(partial(self.summary.trial_closed, row["trial_id"]))
         self.progress.running -= 1
+        self.progress.epochs.pop(row["trial_id"], None)
         self._count(row)
         shown = {name: value for name, value in self._incumbent(row).items() if value is not None}
         self.store.then(partial(self.summary.trial_ended, self.progress.ended, outcome.status, shown, self.progress.failed))

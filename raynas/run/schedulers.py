@@ -10,6 +10,7 @@ from raynas.errors import ConfigError
 from raynas.outcome import VALID_ACCURACY, as_number, budget_of
 from raynas.registry import check_options, keywords, resolve
 from raynas.results import Tables
+from raynas.run.settings import SCHEDULERS
 from raynas.storage import first_line
 
 _REDUCTION = 3  # of ASHA and HyperBand: the third that is best goes on
@@ -54,9 +55,6 @@ class HyperBand(_Epochs, HyperBandScheduler):  # type: ignore[misc]  # ray has n
 
 class Median(_Epochs, MedianStoppingRule):  # type: ignore[misc]  # ray has no types
     """Stops what is below the median of the others (Golovin et al. 2017, https://doi.org/10.1145/3097983.3098043)."""
-
-
-SCHEDULERS: dict[str, Any] = {"fifo": FIFOScheduler, "asha": Asha, "hyperband": HyperBand, "median": Median}
 
 
 def make_scheduler(name: str, metric: str, mode: str, max_epochs: int | None, options: Mapping[str, Any] | None = None) -> Any:

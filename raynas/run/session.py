@@ -191,9 +191,10 @@ class Session:
             ConfigError: there is none, or no room; of a new run nothing is left behind.
         """
         try:
-            joined = stack.enter_context(cluster(self.config.address, modules(self.config.model_dump())))
-            self.console.print(str(joined), highlight=False, soft_wrap=True)
-            room = slots(self.config, [node["Resources"] for node in ray.nodes() if node["Alive"]], joined.grows)
+            with self.console.status("Ray starts ..."):
+                joined = stack.enter_context(cluster(self.config.address, modules(self.config.model_dump())))
+                room = slots(self.config, [node["Resources"] for node in ray.nodes() if node["Alive"]], joined.grows)
+            self.console.print(f"{joined}; {room} trial{'s' * (room != 1)} at once", highlight=False, soft_wrap=True)
         except RaynasError:
             if self.before is None:
                 fs, root = storage.filesystem(self.uri)
@@ -255,12 +256,8 @@ class Session:
     def _tune(self, recorder: Recorder, left: int, room: int) -> None:
         """Lets Tune run the trials that are left."""
         config = self.config
-        activity = f"{config.searcher} searches" if self.supernets is None else "training architectures of"
-        self.console.print(
-            f"{activity} {config.space}: {left} trials, {room} at once; results go to {self.uri}",
-            highlight=False,
-            soft_wrap=True,
-        )
+        if self.supernets is not None:
+            self.console.print(f"training {left} architectures that were found", highlight=False)
         tuner = tune.Tuner(
             tune.with_resources(self.trainable, {"cpu": config.cpus_per_trial, "gpu": config.gpus_per_trial}),
             param_space=self.trial_config,

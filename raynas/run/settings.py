@@ -11,15 +11,22 @@ from raynas import storage
 from raynas.arch import Arch
 from raynas.config import RESUMABLE, RunConfig, make_config
 from raynas.errors import ConfigError, ResumeError
+from raynas.registry import resolve
 from raynas.run.lock import check_free, refuse_held
-from raynas.run.schedulers import SCHEDULERS
-from raynas.run.supernets import SEEDS, respelled
 from raynas.spaces import SPACES
 from raynas.trust import check_code
 from searchers import SEARCHERS, Method, oneshot_method
 from trainables import TRAINABLES
 from trainables.learning.recipes import read_recipe
 
+SEEDS = 4  # searches unless told otherwise, as in Liu et al. 2019, https://arxiv.org/abs/1806.09055, section 3.2
+SHARED = ("data_dir", "device")  # options of the trials that train, which a one-shot search has too unless it is given others
+SCHEDULERS: dict[str, str] = {
+    "fifo": "ray.tune.schedulers:FIFOScheduler",
+    "asha": "raynas.run.schedulers:Asha",
+    "hyperband": "raynas.run.schedulers:HyperBand",
+    "median": "raynas.run.schedulers:Median",
+}
 REGISTRIES: dict[str, Mapping[str, Any]] = {
     "space": SPACES,
     "trainable": TRAINABLES,
@@ -105,6 +112,33 @@ def plain(given: Mapping[str, Any]) -> dict[str, Any]:
         values["searcher_options"] = options | {"points_to_evaluate": points}
     if isinstance(values.get("recipe"), (str, dict)):
         values["recipe"] = _recipe(values["recipe"])
+    return values
+
+
+def respelled(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings that name a one-shot search as the trainable, the way of version 0.1, in today's words; others as they are.
+
+    Its options were among `trainable_options`, and those of the training that follows were called `retrain` there.
+
+    Raises:
+        ConfigError: a searcher is named besides.
+        UnknownNameError: there is no such trainable.
+    """
+    values, name = dict(given), given.get("trainable")
+    known = name in SEARCHERS and isinstance(SEARCHERS[name], str)
+    if not known and (not isinstance(name, str) or name in TRAINABLES):
+        return values
+    if not known and not getattr(resolve(TRAINABLES, str(name), "trainable"), "oneshot", False):
+        return values
+    if values.get("searcher", "bananas") not in ("bananas", name) or values.get("searcher_options"):
+        raise ConfigError(f"{name!r} is a search method itself: give --searcher {name}, and its options as searcher_options")
+    values |= {"searcher": name, "trainable": "train"}
+    if isinstance(options := values.pop("trainable_options", None), dict):
+        retrain = options.get("retrain") or {}
+        if not isinstance(retrain, dict):
+            raise ConfigError(f"retrain must hold options of the training, not {retrain!r}; give them as trainable_options")
+        values["searcher_options"] = {key: value for key, value in options.items() if key != "retrain"}
+        values["trainable_options"] = {key: options[key] for key in SHARED if key in options} | retrain
     return values
 
 

@@ -10,9 +10,11 @@ from typing import Any
 from raynas import results, storage
 from raynas.arch import Arch
 from raynas.config import RunConfig
+from raynas.drawing import as_text
 from raynas.outcome import STATUSES, TEST_ACCURACY, VALID_ACCURACY, Objective
 from raynas.results import Tables
 from raynas.run.display import Progress, percent, shown, title
+from raynas.spaces import make_space
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ def lines(run: Run, optimum: float | None = None, hint: str | None = None) -> It
         yield from _described(run, run.recommended.to_config(), rows.get(run.recommended.id))
     yield f"Results:     {run.folder} (trials.parquet, reports.parquet{'' if run.best is None else ', best.json'})"
     if run.best is not None:
+        yield f"Look at it:  python -m raynas.report {shlex.quote(run.folder)}"
         yield f"TensorBoard: tensorboard --logdir {shlex.quote(storage.join(run.folder, 'tensorboard'))}"
     if run.best is not None:
         yield f"Train it:    {run.best['train']}" + (f"   ({hint})" if hint else "")
@@ -87,9 +90,18 @@ def resume_command(folder: str) -> str:
     return f"python -m raynas.search --resume {shlex.quote(folder)}"
 
 
+def _cell(run: Run, arch: Mapping[str, Any]) -> Iterator[str]:
+    """What an architecture is made of, in words."""
+    try:
+        space = make_space(run.config.space, run.config.space_options)
+        yield from as_text(space, space.from_config(arch)).splitlines()
+    except Exception:  # a space of one's own need not say how its architectures are drawn
+        yield f"  {json.dumps(arch, separators=(',', ':'))}"
+
+
 def _described(run: Run, arch: Mapping[str, Any], row: Mapping[str, Any] | None, optimum: float | None = None) -> Iterator[str]:
     """An architecture and its metrics: the objectives, the accuracies and the costs; `row`: None where another run evaluated it."""
-    yield f"  {json.dumps(arch, separators=(',', ':'))}"
+    yield from _cell(run, arch)
     if row is None:
         yield "  evaluated in a run that --warm-start names"
         return

@@ -7,7 +7,6 @@ or failed), `epoch, valid_accuracy` (of the supernet), `seconds, arch, error` an
 
 import json
 import time
-from collections.abc import Mapping
 from typing import Any
 
 from pyarrow.fs import FileType
@@ -17,48 +16,21 @@ from rich.console import Console
 from raynas import storage
 from raynas.arch import Arch
 from raynas.config import RunConfig
-from raynas.errors import ConfigError, ResultsError
+from raynas.errors import ResultsError
 from raynas.registry import check_options, resolve
 from raynas.run.checkpoints import EACH_REPORT, Checkpoints, checked, run_config
 from raynas.run.display import percent
 from raynas.run.failures import failure
 from raynas.run.ray_private import kept
 from raynas.run.retries import Retries
+from raynas.run.settings import SHARED
 from raynas.run.writer import Writer
 from raynas.spaces import make_space
-from searchers import SEARCHERS, OneShot
-from trainables import TRAINABLES
+from searchers import OneShot
 
 FILE, FOLDER = "oneshot.json", "oneshot"  # in the run folder: results, and what Tune writes while the searches run
 
 _LINE_SECONDS = 10.0  # between two lines about a search under way
-_SHARED = ("data_dir", "device")  # options of the trials that train, which a search has too unless it is given others
-SEEDS = 4  # searches unless told otherwise, as in Liu et al. 2019, https://arxiv.org/abs/1806.09055, section 3.2
-
-
-def respelled(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings that name a one-shot search as the trainable, the way of version 0.1, in today's words; others as they are.
-
-    Its options were among `trainable_options`, and those of the training that follows were called `retrain` there.
-
-    Raises:
-        ConfigError: a searcher is named besides.
-        UnknownNameError: there is no such trainable.
-    """
-    values, name = dict(given), given.get("trainable")
-    known = name in SEARCHERS and isinstance(SEARCHERS[name], str)
-    if not known and not (isinstance(name, str) and getattr(resolve(TRAINABLES, name, "trainable"), "oneshot", False)):
-        return values
-    if values.get("searcher", "bananas") not in ("bananas", name) or values.get("searcher_options"):
-        raise ConfigError(f"{name!r} is a search method itself: give --searcher {name}, and its options as searcher_options")
-    values |= {"searcher": name, "trainable": "train"}
-    if isinstance(options := values.pop("trainable_options", None), dict):
-        retrain = options.get("retrain") or {}
-        if not isinstance(retrain, dict):
-            raise ConfigError(f"retrain must hold options of the training, not {retrain!r}; give them as trainable_options")
-        values["searcher_options"] = {key: value for key, value in options.items() if key != "retrain"}
-        values["trainable_options"] = {key: options[key] for key in _SHARED if key in options} | retrain
-    return values
 
 
 class Supernets:
@@ -75,7 +47,7 @@ class Supernets:
     def __init__(self, method: OneShot, config: RunConfig, uri: str, own: bool = True) -> None:
         self.config, self.uri, self.own = config, uri, own
         self.trainable = resolve({}, method.trial, "searcher")
-        shared = {key: config.trainable_options[key] for key in _SHARED if key in config.trainable_options}
+        shared = {key: config.trainable_options[key] for key in SHARED if key in config.trainable_options}
         options = check_options(self.trainable.Options, shared | dict(method.options), f"searcher {config.searcher!r}")
         common = {"space": config.space, "space_options": config.space_options, "dataset": config.dataset}
         self.trainable.plan(**options | common, seed=config.seed)
@@ -93,7 +65,7 @@ class Supernets:
         log = SearchLog(self.uri, seeds, store, console, Retries.of(self.config), self.own)
         if log.open:
             what = f"{self.config.searcher} searches {self.config.space}: {len(log.open)} searches"
-            console.print(f"{what}, {slots} at once; results go to {self.uri}", highlight=False, soft_wrap=True)
+            console.print(f"{what}, {slots} at once", highlight=False, soft_wrap=True)
             self._tune(log, slots)
         if log.open:
             raise KeyboardInterrupt
