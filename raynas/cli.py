@@ -9,7 +9,8 @@ import difflib
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, NoReturn, Union, get_args, get_origin
 
@@ -20,6 +21,11 @@ from raynas.errors import RaynasError, ResultsError, RunFailed, RunLost
 from raynas.storage import may_pass
 
 DONE, FAILED, BAD_USAGE, AGAIN, INTERRUPTED = 0, 1, 2, RunLost.exit_code, 130
+
+
+def program(command: str) -> str:
+    """How the user calls a command: `raynas COMMAND` where that is what was called."""
+    return f"raynas {command}" if Path(sys.argv[0]).stem == "raynas" else f"python -m raynas.{command}"
 
 
 class Repeated(argparse.Action):
@@ -55,23 +61,29 @@ class Parser(argparse.ArgumentParser):
         return joined
 
 
-def add_flags(parser: argparse.ArgumentParser, model: type[BaseModel]) -> None:
+def add_flags(parser: argparse.ArgumentParser, model: type[BaseModel], groups: Mapping[str, Sequence[str]] | None = None) -> None:
     """One flag for each field of `model` that holds a plain value: `max_epochs: int | None` becomes `--max-epochs N`.
 
     A flag for a list of texts may be repeated. Fields that hold a mapping are left to `--set field.key=value`. A flag that is not given
-    is absent from the namespace.
+    is absent from the namespace. `groups` are the titles under which the help shows fields.
     """
+    titled = {name: parser.add_argument_group(title) for title, names in (groups or {}).items() for name in names[:1]}
+    placed = {name: titled[names[0]] for names in (groups or {}).values() for name in names}
     for name, info in model.model_fields.items():
-        kinds = _plain_kinds(info.annotation)
-        flag, text = "--" + name.replace("_", "-"), (info.description or "").replace("%", "%%")
-        if info.annotation == list[str]:
-            parser.add_argument(flag, action=Repeated, default=argparse.SUPPRESS, help=text, metavar="STR")
-            continue
-        shown = f"{text} (default: {info.default})" if info.default not in (None, False, "") else text
-        if kinds == [bool]:
-            parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=text)
-        elif kinds:
-            parser.add_argument(flag, type=_converter(kinds), default=argparse.SUPPRESS, help=shown, metavar=kinds[0].__name__.upper())
+        _add_flag(placed.get(name, parser), name, info)
+
+
+def _add_flag(parser: Any, name: str, info: Any) -> None:
+    kinds = _plain_kinds(info.annotation)
+    flag, text = "--" + name.replace("_", "-"), (info.description or "").replace("%", "%%")
+    if info.annotation == list[str]:
+        parser.add_argument(flag, action=Repeated, default=argparse.SUPPRESS, help=text, metavar="STR")
+        return
+    shown = text if info.default is None else f"{text} (default: {info.default})"
+    if kinds == [bool]:
+        parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=shown)
+    elif kinds:
+        parser.add_argument(flag, type=_converter(kinds), default=argparse.SUPPRESS, help=shown, metavar=kinds[0].__name__.upper())
 
 
 def _plain_kinds(annotation: Any) -> list[type]:

@@ -29,7 +29,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table as PrintedTable
 
 from raynas import storage
-from raynas.cli import DONE, INTERRUPTED, Parser, add_flags, run_command
+from raynas.cli import DONE, INTERRUPTED, Parser, add_flags, program, run_command
 from raynas.config import assign, make_config, provenance
 from raynas.errors import ConfigError, ResultsError
 from raynas.outcome import TEST_ACCURACY, VALID_ACCURACY
@@ -88,7 +88,7 @@ _EXTENDABLE = {"searchers", "schedulers", "seeds", "first_seed", "processes", "o
 
 def parser() -> Parser:
     """The command line."""
-    made = Parser(prog="python -m raynas.compare", description=__doc__, allow_abbrev=False)
+    made = Parser(prog=program("compare"), description=__doc__, allow_abbrev=False)
     made.add_argument("--config", metavar="FILE", help="configuration as YAML; flags and --set override it")
     made.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="any setting, e.g. searcher_options.bananas.pool=500")
     add_flags(made, CompareConfig)

@@ -26,19 +26,20 @@ class RunConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    space: str = Field("nasbench201", description="search space, by name or as module:Class")
+    space: str = Field("nasbench201", description="search space: nasbench201, nasbench101, darts, or module:Class")
     space_options: dict[str, Any] = Field(default_factory=dict, description="settings of the space")
     trainable: str = Field("lookup", description="what evaluates an architecture: lookup (in a table), train, or module:Class")
     trainable_options: dict[str, Any] = Field(default_factory=dict, description="settings of the trial")
     table: str | None = Field(
         None, description="benchmark table (Parquet) to look results up in; without it the installed one of the space"
     )
-    dataset: str = Field("cifar10", description="data set")
+    dataset: str = Field("cifar10", description="data set: what the table is of, or images (raynas list datasets)")
     recipe: str | dict[str, Any] | None = Field(
         None, description="how to train: a recipe's name or a YAML file; without it, as is published for the space, or for the data set"
     )
     searcher: str = Field(
-        "bananas", description="search method: bananas, evolution, random, ...; or a one-shot search: darts, pc-darts, random-ws"
+        "bananas",
+        description="search method: bananas, bananas-paper, evolution, random, or module:Class; or one-shot: darts, pc-darts, random-ws",
     )
     searcher_options: dict[str, Any] = Field(default_factory=dict, description="settings of the search method")
     objective: Texts = Field(

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from raynas.cli import DONE, Parser, run_command
+from raynas.cli import DONE, Parser, program, run_command
 from raynas.config import assign
 from raynas.errors import ConfigError, OutOfSpaceError, TableError
 from raynas.registry import unknown
@@ -49,7 +49,7 @@ _LINE_SECONDS = 10.0  # between two lines where the output is no terminal
 def parser() -> Parser:
     """The command line."""
     made = Parser(
-        prog="python -m raynas.convert",
+        prog=program("convert"),
         usage="%(prog)s SRC DST [options]\n       %(prog)s --download NAME DST [options]",
         description=(__doc__ or "").partition("\n\n")[2],
         allow_abbrev=False,

@@ -12,7 +12,7 @@ from pyarrow.fs import LocalFileSystem
 from rich.console import Console
 
 from raynas import storage
-from raynas.cli import DONE, Parser, nonnegative, run_command
+from raynas.cli import DONE, Parser, nonnegative, program, run_command
 from raynas.drawing import write
 from raynas.errors import ConfigError, RaynasError
 from raynas.reporting.facts import folder_name, read_facts
@@ -93,7 +93,7 @@ def _file(text: str) -> tuple[str, str]:
 
 def parser() -> Parser:
     """The command line."""
-    made = Parser(prog="python -m raynas.report", description=__doc__, allow_abbrev=False)
+    made = Parser(prog=program("report"), description=__doc__, allow_abbrev=False)
     made.add_argument("runs", metavar="RUN", nargs="*", help="folder of a run: a path or a URI")
     made.add_argument("--out", metavar="PATH", help="folder of the report; with --draw the file, .svg or .png (default: architecture.svg)")
     made.add_argument("--price", metavar="FLOAT", type=nonnegative, help="of one GPU, or CPU core where trials take no GPU, for an hour")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 from rich.console import Console
 
 from raynas import storage
-from raynas.cli import DONE, FAILED, INTERRUPTED, Parser, add_flags, run_command
+from raynas.cli import DONE, FAILED, INTERRUPTED, Parser, add_flags, program, run_command
 from raynas.config import RunConfig, Settings, assign
 from raynas.run.lock import Lock, check_free
 from raynas.run.settings import new_run, resumed_run
@@ -108,14 +108,23 @@ def _returned(run: Run) -> Run:
     raise KeyboardInterrupt(f"interrupted after {ended} of {run.trials} trials; raynas.resume_search({run.folder!r}) goes on")
 
 
+GROUPS = {
+    "what is searched": ("space", "dataset", "table", "objective", "limit"),
+    "how it is searched": ("searcher", "scheduler", "trials", "max_epochs", "seed", "warm_start"),
+    "how architectures are evaluated": ("trainable", "recipe"),
+    "where": ("out", "address", "concurrency", "cpus_per_trial", "gpus_per_trial", "tensorboard_trials"),
+    "when something breaks": ("max_failures", "trial_timeout", "stall_timeout", "max_failed_share"),
+}
+
+
 def parser() -> Parser:
     """The command line."""
-    made = Parser(prog="python -m raynas.search", description=(__doc__ or "").partition("\n\n")[2], allow_abbrev=False)
+    made = Parser(prog=program("search"), description=(__doc__ or "").partition("\n\n")[2], allow_abbrev=False)
     made.add_argument("--config", metavar="FILE", help="configuration as YAML; flags and --set override it")
     made.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="any setting, e.g. searcher_options.pool=500")
     made.add_argument("--resume", metavar="DIR", help="goes on with the interrupted run in this folder")
     made.add_argument("--trust", action="store_true", help="lets --resume load code and pickles that a run names which is not your own")
-    add_flags(made, RunConfig)
+    add_flags(made, RunConfig, GROUPS)
     return made
 
 

@@ -15,7 +15,7 @@ from rich.live import Live
 from rich.text import Text
 
 from raynas import results, storage
-from raynas.cli import DONE, Parser, nonnegative, run_command
+from raynas.cli import DONE, Parser, nonnegative, program, run_command
 from raynas.config import RunConfig, make_config
 from raynas.errors import RaynasError, ResultsError
 from raynas.outcome import STATUSES, Objective, declare
@@ -200,7 +200,7 @@ def _clock(moment: datetime) -> str:
 
 def parser() -> Parser:
     """The command line."""
-    made = Parser(prog="python -m raynas.status", description=__doc__, allow_abbrev=False)
+    made = Parser(prog=program("status"), description=__doc__, allow_abbrev=False)
     made.add_argument("run", metavar="RUN", help="folder of a run: a path or a URI")
     made.add_argument("--watch", action="store_true", help=f"looks again every {WATCH_SECONDS:g} s until the run has ended")
     made.add_argument("--price", metavar="FLOAT", type=nonnegative, help="of one GPU, or CPU core where trials take no GPU, for an hour")

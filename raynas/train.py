@@ -26,7 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from rich.console import Console
 
 from raynas import storage
-from raynas.cli import DONE, INTERRUPTED, Parser, add_flags, run_command
+from raynas.cli import DONE, INTERRUPTED, Parser, add_flags, program, run_command
 from raynas.config import assign, make_config, provenance
 from raynas.errors import ConfigError, ResultsError, ResumeError
 from raynas.run.lock import Lock, check_free, refuse_held
@@ -79,7 +79,7 @@ def parser() -> Parser:
     """The command line."""
     listed = "published architectures:\n" + "\n".join(f"  {name:16}{entry.source}" for name, entry in published().items())
     made = Parser(
-        prog="python -m raynas.train",
+        prog=program("train"),
         description=(__doc__ or "").partition("\n\n")[2],
         epilog=listed,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -29,7 +29,7 @@ ORDER = [
     "run",
     "simulate",
     "cli",
-    "search compare convert train status",
+    "search compare convert train status list",
     "reporting",
     "report",
     "__init__ __main__",

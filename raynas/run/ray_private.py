@@ -169,18 +169,28 @@ def ended() -> Iterator[None]:
     node = worker._global_node
     raylets = [] if node is None else node.all_processes.get(PROCESS_TYPE_RAYLET, [])
     numbers = {str(raylet.process.pid) for raylet in raylets}
+    below = [process for number in numbers for process in _below(psutil, int(number))]  # whose titles hide what their environment was
     kill = Node.kill_all_processes
     try:
         with patch.object(Node, "kill_all_processes", lambda node, **options: kill(node, **options | {"allow_graceful": False})):
             yield
     finally:
-        left = []
+        left = below
         for process in psutil.process_iter() if numbers else ():
             with suppress(psutil.Error):  # it has ended, or is somebody else's
-                if process.environ().get(RAYLET_PID) in numbers:
-                    process.kill()
-                    left.append(process)
+                left += [process] if process.environ().get(RAYLET_PID) in numbers else []
+        for process in left:
+            with suppress(psutil.Error):
+                process.kill()
         psutil.wait_procs(left, timeout=5)
+
+
+def _below(psutil: Any, number: int) -> list[Any]:
+    try:
+        found: list[Any] = psutil.Process(number).children(recursive=True)
+    except psutil.Error:  # it has ended
+        return []
+    return found
 
 
 RAYLET_PID = "RAY_RAYLET_PID"  # in the environment of all that a raylet starts
