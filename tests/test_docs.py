@@ -78,18 +78,37 @@ def test_flags_of_commands_that_are_not_run_exist() -> None:
     assert checked > 5
 
 
+def run(command: list[str], folder: Path) -> str:
+    """What a command prints that ends well, in a shell that has `python` and raynas."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PATH": path, "COLUMNS": "140"}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, f"{command[-1]}\n{done.stdout}{done.stderr}"
+    assert "Traceback" not in done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_the_first_command_finds_what_the_readme_says(tmp_path: Path) -> None:
+    """But for the installation, which .ci/run makes."""
+    install, _, search = blocks(ROOT / "README.md")[0].commands[0].partition(" && ")
+    assert install == "pip install -e ."
+    printed = run(["bash", "-c", search], tmp_path)
+    assert "150/150 trials (150 finished, 0 stopped early, 0 failed, 0 running), best validation accuracy 91." in printed
+    assert re.search(r"^Best architecture: \|.*\|$", printed, re.MULTILINE)
+    assert re.search(
+        r"^ +validation accuracy 91\.\d{3} % \(\d\.\d{3} points below the best of the table, 91\.607 %\)", printed, re.MULTILINE
+    )
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("page", RUN, ids=lambda page: page.stem)
 def test_what_a_page_shows_runs(page: Path, tmp_path: Path) -> None:
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "PATH": path, "COLUMNS": "140"}
     for block in blocks(page):
         if block.says in ("", "before"):
             before = block.argument.replace("; ", "\n") + "\n" if block.says else ""
             shell = [sys.executable, "-c"] if block.python else ["bash", "-euo", "pipefail", "-c"]
-            done = subprocess.run([*shell, before + block.code], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240)
-            assert done.returncode == 0, f"{block.code}\n{done.stdout}{done.stderr}"
-            assert "Traceback" not in done.stderr
+            run([*shell, before + block.code], tmp_path)
 
 
 def test_links_of_the_readme_lead_somewhere() -> None:
