@@ -110,7 +110,7 @@ def test_every_file_has_the_ray_and_python_of_the_project(kuberay: dict[str, dic
     cluster = kuberay["RayCluster"]["spec"]
     templates = [group["template"]["spec"] for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"])]
     assert {container["image"] for template in templates for container in template["containers"]} == {tag}
-    for text in ((ROOT / "README.md").read_text(), *(file.read_text() for file in FILES)):
+    for text in ((ROOT / "docs" / "clusters.md").read_text(), *(file.read_text() for file in FILES)):
         assert set(re.findall(r"ray\[default\]==([\d.]+)\.\*", text)) <= {ray_version}
 
 

@@ -1,4 +1,4 @@
-"""README's commands for a cluster, word by word, on the node types of cluster/gpu.yaml behind a node provider of this machine.
+"""The commands of docs/clusters.md, word by word, on the node types of cluster/gpu.yaml behind a node provider of this machine.
 
 The cluster file is cluster/gpu.yaml with `provider` and `auth` replaced and `docker` taken out (its variables are kept), idle workers let
 go after seconds, and the check for a real GPU left out, since GPUs are logical here. Node types, mounts, set-up and start commands are
@@ -39,15 +39,15 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(shutil.which("tmux") is None,
 
 
 def commands(beginning: str) -> list[str]:
-    """The commands in README's section on clusters that begin so."""
-    section = (ROOT / "README.md").read_text().partition("\n## A cluster\n")[2].partition("\n## ")[0]
+    """The commands in docs/clusters.md that begin so."""
+    section = (ROOT / "docs" / "clusters.md").read_text()
     blocks = "".join(re.findall(r"^```\n(.*?)^```", section, re.DOTALL | re.MULTILINE)).replace("\\\n", "")
     return [line.split("  #")[0].strip() for line in blocks.splitlines() if line.startswith(beginning)]
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """The cluster that README's `ray up` makes, seen from the user's own machine."""
+    """The cluster that the page's `ray up` makes, seen from the user's own machine."""
 
     folder: Path
     file: Path
@@ -57,7 +57,7 @@ class Cluster:
         return Loopback({"folder": str(self.folder)}, "raynas-gpu")
 
     def run(self, command: str, *flags: str, small: str = "") -> str:
-        """Runs a command of README with flags added, and with `small` added to the search in it; returns what it printed."""
+        """Runs a command of the page with flags added, and with `small` added to the search in it; returns what it printed."""
         words = shlex.split(command.replace("cluster/gpu.yaml", str(self.file)).replace("s3://BUCKET", f"{self.folder}/bucket"))
         if small:
             words[-1] += f" {small}"
@@ -141,7 +141,7 @@ def test_up(cluster: Cluster) -> None:
 
 
 def test_a_search_outlives_the_terminal_and_a_node(cluster: Cluster) -> None:
-    """README's search, started by `ray exec --tmux`, gets two GPU nodes, loses one in the midst of an epoch, and misses nothing."""
+    """The page's search, started by `ray exec --tmux`, gets two GPU nodes, loses one in the midst of an epoch, and misses nothing."""
     (search,) = commands("ray exec cluster/gpu.yaml --tmux")
     cluster.run(search, small=f"{SMALL} --trials 3 --max-epochs 5")
     lost = wait(lambda: [line for line in cluster.log() if line["epoch"] == 2], cluster)[0]
@@ -195,7 +195,7 @@ def accepted(cluster: Cluster, command: str, small: str) -> str:
 
 
 def test_a_job_outlives_the_terminal_too_and_stops_in_order(cluster: Cluster) -> None:
-    """README's `ray job submit`, which gets a node again, and `ray job stop`, after which everything is written."""
+    """The page's `ray job submit`, which gets a node again, and `ray job stop`, after which everything is written."""
     (submit,) = [command for command in commands("ray exec") if "ray job submit" in command]
     before = len(cluster.log())
     job = re.findall(r"'(raysubmit_\w+)' submitted", accepted(cluster, submit, small=f"{SMALL} --trials 1 --max-epochs 100"))[0]

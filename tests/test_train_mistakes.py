@@ -1,4 +1,4 @@
-"""What `python -m raynas.train` says to mistakes of its user, and that README is right about it."""
+"""What `python -m raynas.train` says to mistakes of its user, and that docs/training.md is right about it."""
 
 import json
 import re
@@ -158,12 +158,10 @@ def test_a_folder_of_an_earlier_version_is_read(copy: Path) -> None:
     assert run("--resume", copy, "--arch", POOR) == DONE
 
 
-def test_the_readme_is_true(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The Python of its section on training runs where a training has ended."""
-    readme = (Path(__file__).resolve().parents[1] / "README.md").read_text()
-    section = re.search(r"(?ms)^## Training$(.*?)^## ", readme)
-    assert section is not None
-    blocks = re.findall(r"(?s)```python\n(.*?)```", section[1])
+def test_the_page_is_true(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its Python runs where a training has ended."""
+    page = (Path(__file__).resolve().parents[1] / "docs" / "training.md").read_text()
+    blocks = re.findall(r"(?s)```python\n(.*?)```", page)
     names = {name for block in blocks for name in re.findall(r'load_model\("([^"]+)"\)', block)}
     assert names
     for name in names:
