@@ -78,8 +78,8 @@ def test_it_is_joined_and_told_and_gets_the_users_module(machine: Path, address:
     done = search(tmp_path, environment(machine), "--out", "run")
     assert done.returncode == 0, done.stdout + done.stderr
     port = address.partition(":")[2]
-    assert done.stdout.startswith("Ray cluster at ")
-    assert f":{port} (2 nodes, 1 CPU, 1 GPU), joined\n" in done.stdout
+    assert done.stdout.splitlines()[1].startswith("Ray cluster at ")
+    assert f":{port} (2 nodes, 1 CPU, 1 GPU), joined; 1 trial at once\n" in done.stdout
     assert "InvalidAuthToken" not in done.stderr
     used = json.loads((tmp_path / "run" / "config.json").read_text())["cluster"]
     assert (used["how"], used["nodes"], used["cpus"], used["gpus"]) == ("joined", 2, 1.0, 1.0)
