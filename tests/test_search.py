@@ -86,6 +86,24 @@ def test_run_folder_keeps_the_contract(finished: tuple[Path, str]) -> None:
     assert "WARNING" not in printed
 
 
+def test_rows_say_how_their_trials_were_proposed_and_what_was_expected(finished: tuple[Path, str]) -> None:
+    rows = results.read(str(finished[0])).trials.to_pylist()
+    assert {row["proposed_by"] for row in rows[:10]} == {"initial"}
+    asked = [row for row in rows if row["proposed_by"] == "model"]
+    assert len(asked) > 20
+    known = {row["arch_id"] for row in rows}
+    assert {row["parent"] for row in asked if row["parent"] in known}
+    assert all(0 < row["predicted"] < 1 and row["predicted_deviation"] >= 0 and row["acquisition"] is not None for row in asked)
+    errors = [abs(row["predicted"] - row["valid_accuracy"]) for row in asked]
+    assert sum(errors) / len(errors) < 0.2
+    assert all(row["queue_seconds"] >= 0 for row in rows)
+    (run_id,) = {row["run_id"] for row in rows}
+    config = json.loads((finished[0] / "config.json").read_text())
+    assert run_id == config["run_id"]
+    assert config["dirty"] in (True, False, None)
+    assert {(row["cpus"], row["gpus"]) for row in rows} == {(1.0, 0.0)}
+
+
 def test_duckdb_reads_the_results(finished: tuple[Path, str]) -> None:
     query = "select count(*), count(distinct arch_id), max(valid_accuracy) from read_parquet(?)"
     row = duckdb.execute(query, [str(finished[0] / "trials.parquet")]).fetchone()
@@ -162,6 +180,7 @@ def test_kill_9_at_any_moment_loses_nothing(curves: Path, tmp_path: Path) -> Non
     tables = results.read(run)
     rows = tables.trials.to_pylist()
     assert len(rows) == len({row["arch_id"] for row in rows}) == asked
+    assert all(row["proposed_by"] in ("initial", "model", "stopgap") for row in rows)  # as before the kill, not "given"
     assert {row["trial_id"]: row for row in rows if row["trial_id"] in known} == known
     assert sum(row["status"] == "stopped" for row in rows) > asked / 4
     # ASHA saw every report once: the rungs hold exactly the trials that reached them.
