@@ -33,6 +33,7 @@ from raynas.cli import DONE, INTERRUPTED, Parser, add_flags, program, run_comman
 from raynas.config import assign, make_config, provenance
 from raynas.errors import ConfigError, ResultsError
 from raynas.outcome import TEST_ACCURACY, VALID_ACCURACY
+from raynas.plotting import comparison
 from raynas.registry import resolve
 from raynas.run.schedulers import make_scheduler
 from raynas.run.settings import SCHEDULERS
@@ -114,9 +115,10 @@ def _main(argv: Sequence[str] | None) -> int:
         print(f"Interrupted. What is finished is in {config.out}; the same command goes on.")
         return INTERRUPTED
     rows = summarize(curves)
-    for name, content in (("curves.parquet", _parquet(curves)), ("summary.csv", _csv(rows)), ("curves.png", plot(curves))):
-        _write(config, name, content)
     optimum = table.best((TEST_ACCURACY if _has_test(curves) else VALID_ACCURACY).name)[1]
+    picture = _plot(curves, config, table, optimum)
+    for name, content in (("curves.parquet", _parquet(curves)), ("summary.csv", _csv(rows)), ("curves.png", picture)):
+        _write(config, name, content)
     _print(rows, optimum, config)
     return DONE
 
@@ -332,16 +334,24 @@ def _csv(rows: list[dict[str, Any]]) -> bytes:
 def _print(rows: list[dict[str, Any]], optimum: float, config: CompareConfig) -> None:
     kind = "test" if rows[0]["test_error_mean"] is not None else "valid"
     queries = sorted({row["queries"] for row in rows})
-    title = f"mean {'test' if kind == 'test' else 'validation'} error (standard error), %, of the best architecture observed"
-    shown = PrintedTable("searcher", "scheduler", *(str(q) for q in queries), title=title, title_justify="left")
+    found: list[tuple[str, str, list[str]]] = []
     for searcher, scheduler in dict.fromkeys((row["searcher"], row["scheduler"]) for row in rows):
         mine = {row["queries"]: row for row in rows if (row["searcher"], row["scheduler"]) == (searcher, scheduler)}
-        cells = [_cell(mine[q], f"{kind}_error") if q in mine else "" for q in queries]
-        shown.add_row(searcher, scheduler, *cells)
+        found.append((searcher, scheduler, [_cell(mine[q], f"{kind}_error") if q in mine else "" for q in queries]))
         recommended = [(row["recommended_test_error_mean"], row["test_error_mean"]) for row in mine.values()]
         if any(mean is not None and mean != observed for mean, observed in recommended):
-            shown.add_row("  as recommended", scheduler, *[_cell(mine[q], "recommended_test_error") if q in mine else "" for q in queries])
-    console = Console() if sys.stdout.isatty() else Console(width=30 + 16 * len(queries))
+            cells = [_cell(mine[q], "recommended_test_error") if q in mine else "" for q in queries]
+            found.append(("  as recommended", scheduler, cells))
+    wide = 30 + 16 * len(queries)
+    console = Console() if sys.stdout.isatty() else Console(width=wide)
+    title = f"mean {'test' if kind == 'test' else 'validation'} error (standard error), %, of the best architecture observed"
+    columns = [str(q) for q in queries] if console.width >= wide else ["evaluations", "error"]
+    shown = PrintedTable("searcher", "scheduler", *columns, title=title, title_justify="left")
+    for searcher, scheduler, cells in found:
+        if console.width >= wide:
+            shown.add_row(searcher, scheduler, *cells)
+        for query, cell in zip(queries, cells, strict=True) if console.width < wide else ():
+            shown.add_row(*((searcher, scheduler) if query == queries[0] else ("", "")), str(query), cell)
     console.print(shown)
     console.print(f"{config.seeds} seeds from {config.first_seed}; the best of the table: {100 * (1 - optimum):.3f} %", highlight=False)
     console.print(f"Results: {config.out} (curves.parquet, summary.csv, curves.png)", highlight=False, soft_wrap=True)
@@ -352,34 +362,16 @@ def _cell(row: dict[str, Any], name: str) -> str:
     return "" if mean is None else f"{mean:.3f}" + (f" ({deviation:.3f})" if deviation is not None else "")
 
 
-def plot(curves: pa.Table) -> bytes:
-    """A picture (PNG): error of the incumbent against queries and against simulated time: mean and standard error over the seeds."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
+def _plot(curves: pa.Table, config: CompareConfig, table: Table, optimum: float) -> bytes:
+    """A picture (PNG) of the comparison."""
     column = "test_accuracy" if _has_test(curves) else "valid_accuracy"
-    errors, times = _errors(curves, column), _errors(curves, "simulated_seconds")
-    figure, (by_queries, by_time) = pyplot.subplots(1, 2, figsize=(11, 4.2), sharey=True, layout="constrained")
-    for key, runs in errors.items():
-        clock = 1 - times[key] / 100  # undoes the conversion to percent
-        grid = np.linspace(0, clock[:, -1].min(), 200)
-        at = np.stack([run[np.clip(np.searchsorted(t, grid, side="right") - 1, 0, None)] for run, t in zip(runs, clock, strict=True)])
-        label = key[0] if len({k[1] for k in errors}) == 1 else " + ".join(key)
-        for axes, x, y in ((by_queries, np.arange(1, runs.shape[1] + 1), runs), (by_time, grid / 3600, at)):
-            mean, deviation = y.mean(axis=0), y.std(axis=0, ddof=min(1, len(y) - 1)) / np.sqrt(len(y))
-            line = axes.plot(x, mean, label=label)[0]
-            axes.fill_between(x, mean - deviation, mean + deviation, color=line.get_color(), alpha=0.2, linewidth=0)
-    final = [runs[:, min(9, runs.shape[1] - 1)].mean() for runs in errors.values()]
-    lowest = min(float(runs[:, -1].mean()) for runs in errors.values())
-    by_queries.set_ylim(lowest - 0.05 * (max(final) - lowest) - 1e-3, max(final) + 1e-3)  # the initial design would dwarf the rest
-    by_queries.set(xlabel="architectures evaluated", ylabel=f"{column.split('_')[0]} error of the incumbent, %")
-    by_time.set(xlabel="simulated hours")
-    by_queries.legend()
+    timed = table.query(table.ids[0]).train_seconds is not None
+    hours = {key: (1 - at / 100) / 3600 for key, at in _errors(curves, "simulated_seconds").items()} if timed else None  # no percent
+    title = f"{config.space}, {config.dataset}: seeds {config.first_seed} to {config.first_seed + config.seeds - 1}"
+    kind = "test" if _has_test(curves) else "validation"
     picture = io.BytesIO()
-    figure.savefig(picture, dpi=120, format="png")
-    pyplot.close(figure)
+    drawn = comparison(_errors(curves, column), hours, title=title, kind=kind, optimum=100 * (1 - optimum))
+    drawn.savefig(picture, dpi=120, format="png")
     return picture.getvalue()
 
 

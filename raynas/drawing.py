@@ -11,6 +11,7 @@ from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
+from xml.sax.saxutils import quoteattr
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,6 +82,8 @@ def picture(space: SearchSpace, arch: Arch, format: Format = "svg", graphviz: bo
         _add_legend(figure, colours)
         file, title = BytesIO(), f"{space.name} {arch.id}"
         figure.savefig(file, format=format, dpi=110, metadata={"Title": title} | ({"Date": None} if format == "svg" else {}))
+    if format == "svg":  # as a screen reader tells it
+        return file.getvalue().replace(b"<svg ", f'<svg role="img" aria-label={quoteattr(title)} '.encode(), 1)
     return file.getvalue()
 
 

@@ -44,6 +44,8 @@ def test_a_picture_shows_each_operation_where_it_is_and_once_in_the_legend(space
     arch = space.sample(np.random.default_rng(3))
     found, shown = operations(space.draw(arch)), Counter(texts(picture(space, arch, graphviz=graphviz)))
     assert {op: shown[op] for op in found} == {op: count + 1 for op, count in found.items()}
+    root = ET.fromstring(picture(space, arch, graphviz=graphviz))
+    assert (root.get("role"), root.get("aria-label")) == ("img", f"{space.name} {arch.id}")
 
 
 def test_darts_v2_is_drawn_as_in_its_paper() -> None:

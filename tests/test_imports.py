@@ -16,7 +16,7 @@ ORDER = [
     "registry",
     "arch",
     "spaces",
-    "drawing",
+    "drawing plotting",
     "storage",
     "trust",
     "outcome",
