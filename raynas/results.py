@@ -78,6 +78,10 @@ class Tables(NamedTuple):
     reports: Any  # pyarrow.Table, by the order of the trial, then by epoch
     started: Any  # pyarrow.Table, by order: trials that have no row in `trials`
 
+    def to_pandas(self) -> "Tables":
+        """The same as frames of pandas."""
+        return Tables(*(table.to_pandas() for table in self))
+
 
 def with_metrics(kind: str, names: Iterable[str]) -> Any:
     """The schema of a table with those columns among `names` that are no fixed ones, as metrics."""

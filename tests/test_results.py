@@ -193,6 +193,17 @@ def test_of_columns_that_are_not_known_those_of_numbers_are_kept(tmp_path: Path)
     assert read(str(tmp_path)).trials.to_pylist() == [trial(0, kelvin=float(2**60)), trial(1, kelvin=None)]
 
 
+def test_tables_become_frames(tmp_path: Path) -> None:
+    store = RunStore(str(tmp_path))
+    store.add_trial(trial(0))
+    store.add_report(report(0, 1))
+    store.close()
+    frames = read(str(tmp_path)).to_pandas()
+    assert frames.trials.loc[0, "valid_accuracy"] == 0.9
+    assert frames.reports["epoch"].tolist() == [1]
+    assert len(frames.started) == 0
+
+
 def test_a_row_says_how_its_trial_ended() -> None:
     outcome = outcome_of(trial(0, latency=2.5, energy=None, status="stopped"))
     fixed = {"valid_accuracy": 0.9, "test_accuracy": 0.8, "parameters": 1000, "flops": 2000, "train_seconds": 60.0, "wall_seconds": 2.0}
