@@ -194,14 +194,11 @@ def test_of_columns_that_are_not_known_those_of_numbers_are_kept(tmp_path: Path)
 
 
 def test_tables_become_frames(tmp_path: Path) -> None:
-    store = RunStore(str(tmp_path))
-    store.add_trial(trial(0))
-    store.add_report(report(0, 1))
+    add(store := RunStore(str(tmp_path)), 0)
     store.close()
     frames = read(str(tmp_path)).to_pandas()
     assert frames.trials.loc[0, "valid_accuracy"] == 0.9
-    assert frames.reports["epoch"].tolist() == [1]
-    assert len(frames.started) == 0
+    assert frames.reports["epoch"].tolist() == [1, 2]
 
 
 def test_a_row_says_how_its_trial_ended() -> None:
