@@ -73,11 +73,11 @@ def _new(given: Mapping[str, Any], console: Console) -> Run:
 def _resumed(folder: str, given: Mapping[str, Any], console: Console, trust: bool) -> Run:
     own = trust or is_own(folder)
     config = resumed_run(folder, given, own)
-    _announce(console, f"{config.searcher} goes on with {config.space} in {folder}: {config.trials} trials in all")
-    from raynas.run.resume import read_earlier
-    from raynas.run.session import Session
-
     with Lock(folder, resume_command(folder)) as lock:
+        _announce(console, f"{config.searcher} goes on with {config.space} in {folder}: {config.trials} trials in all")
+        from raynas.run.resume import read_earlier
+        from raynas.run.session import Session
+
         return _searched(Session(config, folder, console, read_earlier(folder), own), lock)
 
 
