@@ -19,6 +19,7 @@ COMMANDS = {
     "compare": "raynas.compare:main",
     "convert": "raynas.convert:main",
     "train": "raynas.train:main",
+    "predict": "raynas.predict:main",
     "status": "raynas.status:main",
     "report": "raynas.report:main",
     "list": "raynas.list:main",

@@ -117,6 +117,11 @@ def nonnegative(text: str) -> float:
     return value
 
 
+def printable(text: str) -> str:
+    """A text of unknown origin without what would steer a terminal."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
 def run_command(body: Callable[[], int]) -> int:
     """Runs a command; a mistake of the user becomes one line on standard error and exit code 2, and a signal its own exit code."""
     try:

@@ -24,9 +24,10 @@ from typing import Any
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from rich.console import Console
+from torch import Tensor
 
 from raynas import storage
-from raynas.cli import DONE, INTERRUPTED, Parser, add_flags, program, run_command
+from raynas.cli import DONE, INTERRUPTED, Parser, add_flags, printable, program, run_command
 from raynas.config import assign, make_config, provenance
 from raynas.errors import ConfigError, ResultsError, ResumeError
 from raynas.run.lock import Lock, check_free, refuse_held
@@ -40,9 +41,11 @@ from trainables.learning.model_file import CHECKPOINT, MODEL, Subject, read_stat
 from trainables.learning.model_file import load_model as load_model
 from trainables.learning.recipes import make_recipe, read_recipe
 from trainables.learning.team import Alone, Team
-from trainables.learning.trainer import Trainer, check_shares
+from trainables.learning.testing import ClassResult, as_json, by_class, latency
+from trainables.learning.trainer import Trainer, check_shares, device_name
 
 _SIGNS = ("config.json",)  # of a folder that holds a training
+_WORST = 10  # classes whose results are shown
 CHOICES = ("recommended", "observed")  # which of two architectures of a best.json is trained
 
 
@@ -206,7 +209,7 @@ def train(config: TrainConfig, out: str, resume: bool = False) -> int:
     check_shares(config.batch_size or recipe.batch_size, config.workers)
     if config.export is not None:
         check_format(config.export)
-    data = load(config.dataset, config.seed, recipe.validation, config.data_dir)
+    data = load(config.dataset, config.seed, recipe.validation, config.data_dir, recipe.view)
     limits = config.epochs, config.batch_size
     trainer = Trainer(space, arch, data, recipe, team.device, config.seed, *limits, compiled=config.compile)
     with Lock(out, _resume_command(out)) as lock:
@@ -258,7 +261,8 @@ def _train(trainer: Trainer, subject: Subject, team: Team, format: str | None, o
                     epoch += 1
                     _show(milestone.report, seconds, trainer.epochs, writer, console)
                     seconds = milestone.report["train_seconds"] or seconds
-            _finish(trainer, subject, milestone.report, format, out, console)
+            assert milestone.confusion is not None
+            _finish(trainer, subject, milestone.report, milestone.confusion, format, out, console)
     except KeyboardInterrupt:
         console.out(f"Interrupted after {epoch} of {trainer.epochs} epochs. Go on with: {_resume_command(out)}")
         return INTERRUPTED
@@ -281,22 +285,45 @@ def _show(report: Mapping[str, float | None], seconds: float, epochs: int, write
 
 
 def _finish(
-    trainer: Trainer, subject: Subject, accuracies: Mapping[str, float | None], format: str | None, out: str, console: Console
+    trainer: Trainer,
+    subject: Subject,
+    accuracies: Mapping[str, float | None],
+    confusion: Tensor,
+    format: str | None,
+    out: str,
+    console: Console,
 ) -> None:
     """The final accuracies, and the network."""
-    state = read_state(out, CHECKPOINT, torch.device("cpu"))
-    save_model(trainer, subject, state["network"], out)
+    state, data = read_state(out, CHECKPOINT, torch.device("cpu")), trainer.data
+    size = save_model(trainer, subject, state["network"], out)
+    network = load_model(out, str(trainer.device), trust=True)
     costs = trainer.space.cost(trainer.arch)._asdict() | {"network_parameters": trainer.parameters, "network_flops": trainer.flops}
-    result = {"epochs": state["epoch"], **accuracies, **costs, "train_seconds": state["train_seconds"]}
+    use = {"latency_ms": latency(network, data.channels, data.image_size), "device": device_name(trainer.device), "model_bytes": size}
+    result = {"epochs": state["epoch"], **accuracies, **costs, "train_seconds": state["train_seconds"], **use}
     storage.write_json(out, "result.json", result)
+    storage.write_json(out, "test.json", as_json(confusion, data.class_names))
     console.out(f"validation accuracy {_percent(accuracies['valid_accuracy'])}")
     console.out(f"test accuracy       {_percent(accuracies['test_accuracy'])}")
-    console.out(f"Network:     {storage.join(out, MODEL)} (raynas.train.load_model)")
+    _show_classes(by_class(confusion, data.class_names), console)
+    console.out(f"latency             {use['latency_ms']:.2f} ms for one image on {use['device']}", highlight=False)
+    console.out(f"Network:     {storage.join(out, MODEL)}, {size / 2**20:.1f} MiB (raynas.train.load_model)")
     if format is not None:
-        name, content = export(load_model(out, trust=True), format, trainer.data.channels, trainer.data.image_size)
+        name, content = export(load_model(out, trust=True), format, data.channels, data.image_size)
         write(out, name, content)
         console.out(f"Export:      {storage.join(out, name)}")
+    console.out(f"Use it:      {program('predict')} {shlex.quote(out)} IMAGE ...")
     console.out(f"TensorBoard: tensorboard --logdir {shlex.quote(storage.join(out, 'tensorboard'))}")
+
+
+def _show_classes(results: list[ClassResult], console: Console) -> None:
+    """The classes that were recognised worst; all are in test.json."""
+    tested = sorted((result for result in results if result.accuracy is not None), key=lambda result: result.accuracy or 0.0)
+    width = max((len(result.name) for result in tested[:_WORST]), default=0)
+    for result in tested[:_WORST]:
+        mistaken = "" if result.mistaken_for is None else f"  mistaken for {printable(result.mistaken_for)}"
+        console.out(f"  {printable(result.name):<{width}}  {_percent(result.accuracy):>8} of {result.images}{mistaken}", highlight=False)
+    if len(tested) > _WORST:
+        console.out(f"  (the worst of {len(tested)} classes; all are in test.json)", highlight=False)
 
 
 def _percent(accuracy: float | None) -> str:

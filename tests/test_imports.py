@@ -29,13 +29,13 @@ ORDER = [
     "run",
     "simulate",
     "cli",
-    "search compare convert train status list",
+    "search compare convert train predict status list",
     "reporting",
     "report",
     "__init__ __main__",
 ]
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names.split()}
-COMMANDS = {"search", "compare", "convert", "train", "status", "report"}
+COMMANDS = {"search", "compare", "convert", "train", "predict", "status", "report"}
 
 
 def name_of(path: Path) -> str:

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 import trainables.learning.data
+import trainables.learning.photos
 import trainables.learning.splits
 from raynas.arch import Arch
 from raynas.errors import ConfigError
@@ -109,20 +110,13 @@ def test_mean_and_deviation_of_some_images_are_about_those_of_all(folder: Path, 
 
 
 @pytest.mark.parametrize("readers", [0, 1])
-@pytest.mark.parametrize("damage", ["cut", "size"])
-def test_an_image_that_cannot_be_used_is_named_in_one_line(
-    folder: Path, damage: str, readers: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_image_of_another_size_is_named_in_one_line(folder: Path, readers: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trainables.learning.splits, "READERS", readers)
     data = streamed(folder, monkeypatch)
     assert isinstance(data.train, StreamedSplit)
     path = Path(str(data.train.files.paths[3]))
-    if damage == "cut":
-        path.write_bytes(path.read_bytes()[:60])
-    else:
-        Image.new("RGB", (9, 8)).save(path)
-    expected = {"cut": "cannot be read as an image", "size": "has 9x8, the first one 8x8"}[damage]
-    with pytest.raises(DataError, match=f"{path.parent.name}/{path.name} {expected}") as caught:
+    Image.new("RGB", (9, 8)).save(path)
+    with pytest.raises(DataError, match=f"{path.parent.name}/{path.name} has 9x8, the first one 8x8") as caught:
         trainer(data).train_epoch()
     assert "\n" not in str(caught.value)
 
@@ -130,7 +124,7 @@ def test_an_image_that_cannot_be_used_is_named_in_one_line(
 @pytest.mark.slow  # PyTorch waits for the lost process
 def test_a_reader_that_is_killed_is_one_line(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = streamed(folder, monkeypatch)
-    monkeypatch.setattr(trainables.learning.splits, "pixels", lambda path: os.kill(os.getpid(), signal.SIGKILL))
+    monkeypatch.setattr(trainables.learning.photos, "pixels", lambda path, view: os.kill(os.getpid(), signal.SIGKILL))
     with pytest.raises(DataError, match=r"a process that reads images was lost .*enough memory") as caught:
         trainer(data).train_epoch()
     assert "\n" not in str(caught.value)
@@ -141,7 +135,7 @@ def test_images_that_are_not_square_are_found_at_once(tmp_path: Path, monkeypatc
         (tmp_path / name).mkdir()
         for i in range(5):
             Image.new("RGB", (8, 6)).save(tmp_path / name / f"{i}.png")
-    with pytest.raises(DataError, match=r"must hold square images of one size.*: 3 x 6 x 8"):
+    with pytest.raises(DataError, match=r"must be square and of one size.*: .*cat/0.png has 8x6"):
         streamed(tmp_path, monkeypatch)
 
 

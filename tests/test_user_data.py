@@ -114,7 +114,7 @@ WRONG = {
     "one class": (lambda: {"train": (IMAGES, LABELS * 0)}, "2 classes at least.*they are 0$"),
     "more classes than labels": (lambda: {"train": TRAIN, "classes": 10}, "must be all of 0 to 9 .*they are 0, 1, 2"),
     "fewer classes than labels": (lambda: {"train": TRAIN, "classes": 2}, "must be all of 0 to 1"),
-    "classes in words": (lambda: {"train": TRAIN, "classes": "three"}, "must be a whole number, not 'three'"),
+    "classes in words": (lambda: {"train": TRAIN, "classes": "three"}, "must be a whole number or a list of names, not 'three'"),
     "test label": (lambda: {"train": TRAIN, "test": (IMAGES, LABELS + 1)}, "the label 3 in test of .* lies outside of 0 to 2"),
     "test size": (lambda: {"train": TRAIN, "test": (IMAGES[:, :, 1:, 1:], LABELS)}, "one size.*: 1 x 8 x 8, 1 x 8 x 8, 1 x 7 x 7"),
     "not square": (lambda: {"train": (IMAGES[:, :, 1:], LABELS)}, "square images.*1 x 7 x 8"),

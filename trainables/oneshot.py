@@ -24,7 +24,7 @@ from raynas.spaces import make_space
 from trainables.base import Plan
 from trainables.learning.augmentation import random_crop, random_flip
 from trainables.learning.bilevel import second_order_gradients
-from trainables.learning.data import Data, load
+from trainables.learning.data import Data, View, load
 from trainables.learning.networks.supernet import Supernet
 from trainables.learning.splits import Split, StreamedSplit
 from trainables.learning.trainer import Normalize, TrainingError, limit_threads, make_device
@@ -51,11 +51,12 @@ class Options:
     clip: float = 5.0  # largest norm of the gradient of the weights
     validation: float = 0.5  # fraction of the training images
     padding: int | None = None  # margin in pixels for random crops; None: an eighth of the side of the image, 4 for CIFAR-10
+    image_size: int | None = None  # of photographs in a folder, in pixels; None: they are square and of one size, and keep it
     data_dir: str | None = None
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        for name, least in {"epochs": 1, "batch_size": 2, "padding": 0}.items():
+        for name, least in {"epochs": 1, "batch_size": 2, "padding": 0, "image_size": 8}.items():
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ConfigError(f"{name} of a one-shot search must be at least {least}, not {value}")
@@ -379,7 +380,8 @@ class RandomTrial(OneShotTrial):
 
 
 def _data(options: Any, dataset: str, seed: int) -> Data:
-    data = load(dataset, seed, options.validation, options.data_dir)
+    view = None if options.image_size is None else View(options.image_size, options.image_size)
+    data = load(dataset, seed, options.validation, options.data_dir, view)
     if isinstance(data.train, StreamedSplit):
         raise ConfigError(f"one-shot searches hold all images in memory; {dataset} has too many: resize them, or take some of them")
     return data

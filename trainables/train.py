@@ -14,6 +14,7 @@ from raynas.outcome import Metric
 from raynas.spaces import make_space
 from trainables.base import Plan
 from trainables.learning.data import Data, load
+from trainables.learning.photos import damage
 from trainables.learning.recipes import Recipe, make_recipe
 from trainables.learning.team import dumped
 from trainables.learning.trainer import Trainer, device_name, limit_threads, make_device
@@ -22,7 +23,7 @@ _load = lru_cache(maxsize=1)(load)  # one process runs many trials
 
 
 def _data(config: dict[str, Any], recipe: Recipe) -> Data:
-    data: Data = _load(config["dataset"], config.get("seed", 0), recipe.validation, config.get("data_dir"))
+    data: Data = _load(config["dataset"], config.get("seed", 0), recipe.validation, config.get("data_dir"), recipe.view)
     return data
 
 
@@ -88,6 +89,7 @@ class TrainTrial(Trainable):  # type: ignore[misc]  # ray has no types
         self._recipe = make_recipe(config.get("recipe"), self._space, config["dataset"], "search")
         self._arch = self._space.from_config(config["arch"])
         self._warning: str | None = None  # of the next report
+        self._damaged: set[str] = set()  # images that were told of
         self._make_trainer(micro_batches=1)
 
     def _make_trainer(self, micro_batches: int) -> None:
@@ -116,6 +118,9 @@ class TrainTrial(Trainable):  # type: ignore[misc]  # ray has no types
         assert trainer is not None
         report = trainer.train_epoch()
         warning, self._warning = self._warning, None
+        if unseen := trainer.data.damaged - self._damaged:
+            self._damaged |= unseen
+            warning = damage(unseen, len(trainer.data.train))
         return {
             "epoch": trainer.epoch,
             "valid_accuracy": trainer.evaluate("valid"),

@@ -4,7 +4,6 @@ n: images, c: channels, h and w: height and width in pixels.
 """
 
 import fcntl
-import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,12 +17,14 @@ from torch import Tensor
 
 from raynas.registry import keywords, resolve, unknown
 from trainables.learning.blame import blamed
-from trainables.learning.splits import DataError as DataError
-from trainables.learning.splits import Files, StreamedSplit, pixels, statistics
+from trainables.learning.listing import Part, list_images
+from trainables.learning.photos import DataError as DataError
+from trainables.learning.photos import Files
+from trainables.learning.photos import View as View
+from trainables.learning.splits import READERS, StreamedSplit, statistics
 from trainables.learning.splits import Split as Split
 
 TEST_FRACTION = 0.2  # of the images of a data set without a published test set
-IMAGE_FILES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 IN_MEMORY = 2**30  # bytes: a folder with more of uint8 pixels is streamed
 
 Arrays = tuple[NDArray[Any] | Files, NDArray[Any]]  # images (n, h, w, c) with values in [0, 255] or [0, 1], labels (n,)
@@ -38,11 +39,18 @@ class Data:
     valid: Split
     test: Split
     classes: int
-    image_size: int  # h = w
+    image_size: int  # in pixels, height and width of what a network sees; without a view, that of the images
     channels: int
     mean: tuple[float, ...]  # (c,) of the training images
     std: tuple[float, ...]  # (c,)
     mirrored: bool  # whether the mirror image shows the same class: not so for digits
+    class_names: tuple[str, ...]  # (classes,)
+    view: View | None = None  # of photographs: h = w = view.resize
+
+    @property
+    def damaged(self) -> set[str]:
+        """Images that could not be read while a network was trained."""
+        return {path for part in (self.train, self.valid, self.test) if isinstance(part, StreamedSplit) for path in part.damaged}
 
 
 @dataclass(frozen=True)
@@ -54,19 +62,21 @@ class Source:
     mirrored: bool = True
     valid: Arrays | None = None  # None: some of the training images are held out
     test: Arrays | None = None
+    class_names: tuple[str, ...] | None = None  # None: the numbers
 
 
-def load(name: str, seed: int, validation: float = 0.2, data_dir: str | Path | None = None) -> Data:
+def load(name: str, seed: int, validation: float = 0.2, data_dir: str | Path | None = None, view: View | None = None) -> Data:
     """The data set `name`: one of DATASETS, `folder:PATH`, or `module:function` of your own (see `_from_function`).
 
-    Published data sets come with torchvision, downloaded on first use; `digits` (8x8, grey) with scikit-learn. PATH holds one folder of
-    images for each class, or two folders `train` and `test` of that kind; all images must be square and of one size. Where there is no
-    test set, the same fifth of the images, whatever the seed, is the test set. Folders of more than IN_MEMORY are streamed.
+    Published data sets come with torchvision, downloaded on first use; `digits` (8x8, grey) with scikit-learn. What PATH may be says
+    `listing.list_images`. Where there is no test set, the same fifth of the images, whatever the seed, is the test set. Folders of more
+    than IN_MEMORY are streamed. Images that cannot be read are left out and named, if they are not many.
 
     Args:
         seed: of the choice of the validation images.
         validation: fraction of the training images that is held out, in [0, 1).
         data_dir: where downloads are kept; None: ~/.cache/raynas.
+        view: what a network sees of photographs in a folder; None: all of them, and they must be square and of one size.
 
     Raises:
         UnknownNameError: no such data set, or the function cannot be imported.
@@ -75,29 +85,38 @@ def load(name: str, seed: int, validation: float = 0.2, data_dir: str | Path | N
     if not 0 <= validation < 1:
         raise DataError(f"the validation fraction must lie in [0, 1), not {validation}")
     folder = Path(data_dir).expanduser() if data_dir is not None else Path.home() / ".cache" / "raynas"
-    source = _source(name, seed, folder)
+    source = _source(name, seed, folder, view)
     train, valid, test = source.train, source.valid, source.test
     if test is None:
         train, test = _divide(train, TEST_FRACTION, np.random.default_rng(0))
     if valid is None:
         train, valid = _divide(train, validation, np.random.default_rng(seed))
-    return _make(name, (train, valid, test), source.classes, source.mirrored)
+    return _make(name, (train, valid, test), source, view if name.startswith("folder:") else None)
 
 
-def _source(name: str, seed: int, folder: Path) -> Source:
-    if ":" in name and not name.startswith("folder:"):
-        return _from_function(name, seed, folder)
+def _source(name: str, seed: int, folder: Path, view: View | None) -> Source:
     if name.startswith("folder:"):
-        train, test = _from_folder(Path(name.removeprefix("folder:")).expanduser())
-    elif name in DATASETS:
-        train, test = DATASETS[name](folder)
-    else:
+        listed = list_images(Path(name.removeprefix("folder:")).expanduser())
+        parts = {part: _images(files, view) for part, files in listed.parts.items()}
+        return Source(parts["train"], len(listed.class_names), True, parts.get("valid"), parts.get("test"), listed.class_names)
+    if ":" in name:
+        return _from_function(name, seed, folder)
+    if name not in DATASETS:
         raise unknown("data set", name, [*DATASETS, "folder:PATH", "module:function"])
-    classes = 1 + max(int(labels.max()) for _, labels in (train, test or train))
-    return Source(train, classes, mirrored=name not in ("digits", "svhn"), test=test)
+    return DATASETS[name](folder)
 
 
-def _make(name: str, arrays: tuple[Arrays, Arrays, Arrays], classes: int, mirrored: bool) -> Data:
+def _images(part: Part, view: View | None) -> Arrays:
+    """Images in files: in memory if there is room."""
+    paths, labels = part
+    files = Files.of(paths, view)
+    if files.nbytes > IN_MEMORY:
+        return files, labels
+    images, read = files.read(min(READERS, torch.get_num_threads()))
+    return images, labels[read]
+
+
+def _make(name: str, arrays: tuple[Arrays, Arrays, Arrays], source: Source, view: View | None) -> Data:
     """The data set of `arrays`: training, validation and test images."""
     counts = [len(labels) for _, labels in arrays]
     if counts[0] < 2 or not counts[2]:
@@ -109,13 +128,13 @@ def _make(name: str, arrays: tuple[Arrays, Arrays, Arrays], classes: int, mirror
         shown = ", ".join(" x ".join(map(str, shape)) for shape in shapes)
         raise DataError(f"{name} must hold square images of one size; channels x height x width of training, validation, test: {shown}")
     mean, std = statistics(train)
-    return Data(name, train, valid, test, classes, height, channels, mean, std, mirrored)
+    size, names = height if view is None else view.image_size, source.class_names or tuple(map(str, range(source.classes)))
+    return Data(name, train, valid, test, source.classes, size, channels, mean, std, source.mirrored, names, view)
 
 
 def _split(images: NDArray[Any] | Files, labels: NDArray[Any]) -> Split:
     if isinstance(images, Files):
-        width, height = images.size
-        return StreamedSplit(torch.empty(0, 3, height, width), torch.from_numpy(labels), images)
+        return StreamedSplit(torch.empty(0, 3, images.side, images.side), torch.from_numpy(labels), images)
     tensor = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
     return Split(tensor if images.dtype == np.uint8 else tensor.float(), torch.from_numpy(labels.astype(np.int64)))
 
@@ -128,12 +147,12 @@ def _divide(arrays: Arrays, fraction: float, rng: np.random.Generator) -> tuple[
     return (images[first], labels[first]), (images[second], labels[second])
 
 
-def _digits(folder: Path) -> tuple[Arrays, None]:
+def _digits(folder: Path) -> Source:
     """1,797 images; they have no published test set."""
     from sklearn.datasets import load_digits
 
     loaded = load_digits()
-    return ((loaded.images / 16)[..., None], loaded.target), None
+    return Source(((loaded.images / 16)[..., None], loaded.target), 10, mirrored=False)
 
 
 @contextmanager
@@ -148,10 +167,10 @@ def _locked(folder: Path) -> Iterator[None]:
         raise DataError(f"the data set cannot be kept in {folder}: {error.strerror or error}; choose another data_dir") from error
 
 
-def _published(kind: str) -> Callable[[Path], tuple[Arrays, Arrays]]:
+def _published(kind: str, mirrored: bool = True) -> Callable[[Path], Source]:
     """The loader of the data set that torchvision calls `kind`."""
 
-    def get(folder: Path) -> tuple[Arrays, Arrays]:
+    def get(folder: Path) -> Source:
         import torchvision
 
         source = getattr(torchvision.datasets, kind)
@@ -161,11 +180,13 @@ def _published(kind: str) -> Callable[[Path], tuple[Arrays, Arrays]]:
             for training in (True, False):
                 choice = {"split": "train" if training else "test"} if kind == "SVHN" else {"train": training}
                 try:
-                    parts.append(_arrays(source(root, download=True, **choice)))
+                    dataset = source(root, download=True, **choice)
+                    parts.append(_arrays(dataset))
                 except (OSError, RuntimeError) as error:  # no network, or a file that is damaged
                     reason = " ".join(str(error).split())
                     raise DataError(f"{kind} cannot be downloaded to {root} ({reason}); put it there, or name its data_dir") from error
-        return parts[0], parts[1]
+        (_, labels), names = parts[0], getattr(dataset, "classes", None)
+        return Source(parts[0], 1 + int(labels.max()), mirrored, test=parts[1], class_names=None if names is None else tuple(names))
 
     return get
 
@@ -178,40 +199,6 @@ def _arrays(dataset: Any) -> Arrays:
     return (images.transpose(0, 2, 3, 1) if images.shape[1] == 3 else images), labels
 
 
-def _from_folder(path: Path) -> tuple[Arrays, Arrays | None]:
-    names = _class_names(path)
-    if names != ["test", "train"]:
-        return _images_of(path, names), None
-    classes = _class_names(path / "train")
-    if _class_names(path / "test") != classes:
-        raise DataError(f"{path / 'train'} and {path / 'test'} must have the same classes: {', '.join(classes)}")
-    return _images_of(path / "train", classes), _images_of(path / "test", classes)
-
-
-def _class_names(path: Path) -> list[str]:
-    if not path.is_dir():
-        raise DataError(f"the folder {path} does not exist")
-    names = sorted(entry.name for entry in os.scandir(path) if entry.is_dir() and not entry.name.startswith("."))
-    if len(names) < 2:
-        raise DataError(f"{path} must hold one folder of images for each of at least 2 classes; it has {len(names)} folders")
-    return names
-
-
-def _images_of(path: Path, names: list[str]) -> Arrays:
-    """All images in the folders `names` of `path`, in colour; the label is the position of the folder."""
-    paths: list[str] = []
-    labels: list[int] = []
-    for label, name in enumerate(names):
-        files = sorted(file for file in (path / name).absolute().iterdir() if file.suffix.lower() in IMAGE_FILES)
-        if not files:
-            raise DataError(f"{path / name} holds no images ({', '.join(sorted(IMAGE_FILES))}); remove it or fill it")
-        paths += map(str, files)
-        labels += [label] * len(files)
-    first = pixels(paths[0])
-    images = Files(np.array(paths), (first.shape[1], first.shape[0]))
-    return images if len(paths) * first.nbytes > IN_MEMORY else images.read(), np.array(labels, np.int64)
-
-
 def _from_function(name: str, seed: int, folder: Path) -> Source:
     """The data set that a user's own function returns.
 
@@ -219,7 +206,7 @@ def _from_function(name: str, seed: int, folder: Path) -> Source:
 
         train             a pair (images, labels) of tensors or arrays, or a data set like torchvision's: items (image, label)
         valid, test       the same; where they are missing, images are held out as for every data set
-        classes           how many there are; without it, as many as labels in `train`
+        classes           how many there are, or their names; without it, as many as labels in `train`
         mirrored          whether the mirror image shows the same class; without it, it does
 
     Images are (n, c, h, w), whole numbers (uint8) in [0, 255] or fractions in [0, 1], square, not normalised; an item's image is
@@ -237,9 +224,12 @@ def _from_function(name: str, seed: int, folder: Path) -> Source:
         raise DataError(f"{name} must return a mapping with the key train, and if need be {', '.join(allowed[1:])}; it returned {shown}")
     parts = {key: _part(f"{key} of {name}", made[key]) for key in allowed[:3] if made.get(key) is not None}
     present = np.unique(parts["train"][1])
-    classes = made.get("classes", len(present))
+    classes: Any = made.get("classes", len(present))
+    names: tuple[str, ...] | None = None
+    if isinstance(classes, (list, tuple)) and all(isinstance(text, str) for text in classes):
+        classes, names = len(classes), tuple(classes)
     if not isinstance(classes, int):
-        raise DataError(f"classes of {name} must be a whole number, not {classes!r}")
+        raise DataError(f"classes of {name} must be a whole number or a list of names, not {classes!r}")
     if classes < 2 or not np.array_equal(present, np.arange(classes)):
         some = ", ".join(map(str, present[:10].tolist())) + (", ..." if len(present) > 10 else "")
         raise DataError(f"the labels in train of {name} must be all of 0 to {classes - 1} (2 classes at least); they are {some or 'none'}")
@@ -247,7 +237,7 @@ def _from_function(name: str, seed: int, folder: Path) -> Source:
         wrong = labels[(labels < 0) | (labels >= classes)]
         if len(wrong):
             raise DataError(f"the label {wrong[0]} in {key} of {name} lies outside of 0 to {classes - 1}")
-    return Source(parts["train"], classes, bool(made.get("mirrored", True)), parts.get("valid"), parts.get("test"))
+    return Source(parts["train"], classes, bool(made.get("mirrored", True)), parts.get("valid"), parts.get("test"), names)
 
 
 def _part(what: str, given: Any) -> Arrays:
@@ -292,10 +282,10 @@ def _array(values: Any) -> NDArray[Any]:
     return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
 
 
-DATASETS: dict[str, Callable[[Path], tuple[Arrays, Arrays | None]]] = {
+DATASETS: dict[str, Callable[[Path], Source]] = {
     "digits": _digits,
     "cifar10": _published("CIFAR10"),
     "cifar100": _published("CIFAR100"),
-    "svhn": _published("SVHN"),
+    "svhn": _published("SVHN", mirrored=False),
     "fashion-mnist": _published("FashionMNIST"),
 }

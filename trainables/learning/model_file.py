@@ -2,11 +2,12 @@
 
 import io
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from raynas import storage
@@ -16,6 +17,7 @@ from raynas.outcome import as_number
 from raynas.spaces import SearchSpace, describe, make_space
 from raynas.trust import check_code, vouched
 from trainables.learning.networks import make_network
+from trainables.learning.photos import View
 from trainables.learning.team import dumped
 from trainables.learning.trainer import Normalize, Trainer, make_device
 
@@ -52,8 +54,10 @@ def restore(trainer: Trainer, folder: str) -> None:
         trainer.load_state_dict(read_state(folder, CHECKPOINT, trainer.device))
 
 
-def save_model(trainer: Trainer, subject: Subject, weights: Mapping[str, Tensor], folder: str) -> None:
-    """Writes the weights of `trainer.network` as MODEL, and beside it as DESCRIPTION all that `load_model` needs to know.
+def save_model(trainer: Trainer, subject: Subject, weights: Mapping[str, Tensor], folder: str) -> int:
+    """Writes the weights of `trainer.network` as MODEL, and beside it as DESCRIPTION all that `read_model` needs to know.
+
+    Returns the size of MODEL in bytes.
 
     Raises:
         ResultsError: the storage refuses.
@@ -69,15 +73,35 @@ def save_model(trainer: Trainer, subject: Subject, weights: Mapping[str, Tensor]
         "network": dict(trainer.recipe.network_options(trainer.space.name)),
         "mean": data.mean,
         "std": data.std,
+        "class_names": data.class_names,
+        "view": None if data.view is None else asdict(data.view),
     }
     storage.write_json(folder, DESCRIPTION, described)
-    write(folder, MODEL, dumped(weights))
+    content = dumped(weights)
+    write(folder, MODEL, content)
+    return len(content)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained network, and what it takes and tells."""
+
+    network: nn.Module  # images (n, channels, image_size, image_size), float32 in [0, 1] -> logits (n, classes)
+    class_names: tuple[str, ...]  # (classes,)
+    view: View  # how a photograph becomes such an image
+    channels: int
 
 
 def load_model(folder: str | Path, device: str = "cpu", *, trust: bool = False) -> nn.Module:
     """The trained network in the folder of a training, a path or a URI, ready to classify.
 
-    It maps images (n, image_channels, image_size, image_size), float32 in [0, 1], to logits (n, classes).
+    It maps images (n, image_channels, image_size, image_size), float32 in [0, 1], to logits (n, classes). Errors as `read_model`.
+    """
+    return read_model(folder, device, trust=trust).network
+
+
+def read_model(folder: str | Path, device: str = "cpu", *, trust: bool = False) -> Model:
+    """The trained network in the folder of a training, a path or a URI, with what is known of it.
 
     Args:
         trust: whether the space may be code of another module, though the training is not the user's own.
@@ -102,13 +126,36 @@ def load_model(folder: str | Path, device: str = "cpu", *, trust: bool = False) 
         raise ResultsError(f"{file} is damaged: sizes must be positive whole numbers, and network a mapping")
     if not all(_numbers(described[key]) for key in ("mean", "std")):
         raise ResultsError(f"{file} is damaged: mean and std must be lists of numbers")
+    names, view = _names(described, file), _view(described, file)
     network = make_network(subject.make_space(), subject.arch, *sizes, **described["network"])
     try:
         network.load_state_dict(read_state(folder, MODEL, torch.device("cpu")))
     except (RuntimeError, TypeError) as error:
         reason, file = " ".join(str(error).split())[:200], storage.join(folder, MODEL)
         raise ResumeError(f"the weights in {file} are not those of the network in {DESCRIPTION}: {reason}") from error
-    return nn.Sequential(Normalize(tuple(described["mean"]), tuple(described["std"])), network).eval().to(make_device(device))
+    whole = nn.Sequential(Normalize(tuple(described["mean"]), tuple(described["std"])), network).eval().to(make_device(device))
+    return Model(whole, names, view, sizes[2])
+
+
+def _names(described: Mapping[str, Any], file: str) -> tuple[str, ...]:
+    """The names of the classes; models of version 0.1 have numbers."""
+    classes = described["classes"]
+    names = described.get("class_names") or [str(number) for number in range(classes)]
+    if not isinstance(names, list) or len(names) != classes or not all(isinstance(name, str) for name in names):
+        raise ResultsError(f"{file} is damaged: class_names must be {classes} texts")
+    return tuple(names)
+
+
+def _view(described: Mapping[str, Any], file: str) -> View:
+    """What the network sees of a photograph; where it was trained on images of one size, the middle of it at this size."""
+    size = described["image_size"]
+    try:
+        view = TypeAdapter(View).validate_python(described.get("view") or {"image_size": size, "resize": size})
+    except ValidationError as error:
+        raise ResultsError(f"{file} is damaged: view must hold image_size, resize and fit, not {described['view']!r}") from error
+    if not size == view.image_size <= view.resize < 1 << 14:
+        raise ResultsError(f"{file} is damaged: no image of {view.image_size} pixels, for a network of {size}, is cut from {view.resize}")
+    return view
 
 
 def _numbers(values: Any) -> bool:

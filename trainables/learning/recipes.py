@@ -11,11 +11,13 @@ from raynas.errors import ConfigError
 from raynas.registry import unknown
 from raynas.spaces import SearchSpace
 from raynas.storage import read_yaml
+from trainables.learning.photos import View
 
 Purpose = Literal["search", "train"]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
+Probability = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Pixels = Annotated[int, Field(ge=0)]
 
 
@@ -36,9 +38,17 @@ class Recipe:
     nesterov: bool = False
     weight_decay: NotNegative  # of all trainable variables, added to the gradient (L2)
     clip: Positive | None = None  # largest norm of the gradient
-    padding: Pixels = 4  # margin around a training image, of which it is a random crop
+    image_size: Annotated[int, Field(ge=8, le=4096)] | None = None  # of photographs in a folder; None: they have one size, and keep it
+    resize: Annotated[int, Field(ge=8, le=8192)] | None = None  # side to which they are scaled before; None: 8/7 of image_size
+    fit: Literal["crop", "pad", "stretch"] = "crop"  # how they become square
+    crop_area: Annotated[float, Field(gt=0, le=1)] = 0.08  # of a photograph, the least that a random crop of it shows
+    padding: Pixels = 4  # margin around a training image, of which it is a random crop; not of photographs
     flip: bool = True  # mirrors training images at random, where the data set allows it
+    policy: Literal["none", "trivial", "rand", "auto", "augmix"] = "none"  # random changes of colours and shapes
     cutout: Pixels = 0  # side of the square that is blanked
+    erasing: Probability = 0.0  # with which a random rectangle is blanked: Zhong et al. 2020, arXiv:1708.04896
+    mixup: NotNegative = 0.0  # alpha of mixing pairs of images: Zhang et al. 2018, arXiv:1710.09412
+    cutmix: NotNegative = 0.0  # alpha of pasting parts of other images: Yun et al. 2019, arXiv:1905.04899
     drop_path: Fraction = 0.0  # in the last epoch; it grows linearly from 0
     auxiliary_weight: NotNegative = 0.0  # of the auxiliary head's loss
     label_smoothing: Fraction = 0.0  # probability mass that is spread evenly over all classes: Szegedy et al. 2016, arXiv:1512.00567
@@ -46,6 +56,13 @@ class Recipe:
     def network_options(self, space: str) -> Mapping[str, Any]:
         """Options of the network of the space of this name; none where the recipe does not name it."""
         return self.networks.get(space, {})
+
+    @property
+    def view(self) -> View | None:
+        """What a network sees of photographs in a folder; None: all of them."""
+        if self.image_size is None:
+            return None
+        return View(self.image_size, round(self.image_size * 8 / 7) if self.resize is None else self.resize, self.fit)
 
 
 NASBENCH101 = Recipe(
@@ -110,12 +127,33 @@ QUICK = Recipe(
     padding=1,
 )
 
+
+def _photos(name: str, epochs: int, image_size: int, validation: float) -> Recipe:
+    return Recipe(
+        name=name,
+        source="after torchvision's for MobileNetV2, https://github.com/pytorch/vision/tree/main/references/classification; shorter",
+        networks={"mobile": {}, "nasbench101": {}, "nasbench201": {}, "darts": {}},
+        epochs=epochs,
+        batch_size=64,
+        validation=validation,
+        learning_rate=0.05,
+        nesterov=True,
+        weight_decay=4e-5,
+        clip=5.0,
+        image_size=image_size,
+        crop_area=0.25,
+        label_smoothing=0.1,
+    )
+
+
 RECIPES: dict[str, Recipe] = {
     "nasbench101": NASBENCH101,
     "nasbench201": NASBENCH201,
     "darts-search": _darts("darts-search", "White et al. 2021, https://arxiv.org/abs/1910.11858, section 5", 50, 0.3),
     "darts-final": _darts("darts-final", "Liu et al. 2019, https://arxiv.org/abs/1806.09055, section 3.2", 600, 0.0),
     "quick": QUICK,
+    "photos": _photos("photos", 100, 224, 0.1),
+    "photos-search": _photos("photos-search", 15, 128, 0.2),
 }
 
 
@@ -185,6 +223,8 @@ def _changed(base: Recipe, changes: Mapping[str, Any], space: SearchSpace) -> Re
         raise ConfigError(f"{field} of a recipe cannot be {values[field]!r}: {problem[0].lower()}{problem[1:]}") from error
     if made.nesterov and (made.optimizer != "sgd" or not made.momentum):
         raise ConfigError("nesterov of a recipe needs the optimizer 'sgd' and a momentum above 0; set nesterov to false, or change these")
+    if made.resize is not None and made.resize < (made.image_size or made.resize + 1):
+        raise ConfigError(f"resize of a recipe needs an image_size that is no larger; they are {made.resize} and {made.image_size}")
     different = {key: getattr(made, key) for key in sorted(changes) if key in known[2:] and getattr(made, key) != getattr(base, key)}
     different |= {f"network.{key}": value for key, value in sorted(options.items()) if (key, value) not in own.items()}
     described = ", ".join(f"{key}={json.dumps(value)}" for key, value in different.items())

@@ -3,8 +3,9 @@
 n: images, c: channels, h and w: height and width in pixels.
 """
 
+import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -13,41 +14,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from raynas.errors import RaynasError
+from trainables.learning.photos import DamagedImage, DataError, Files, check_damaged, damage
+
+logger = logging.getLogger(__name__)
 
 SAMPLE = (10_000, 2**28)  # images, and values in them, at most, from which the mean and deviation of streamed ones are computed
 READERS = 16  # processes that read streamed images, at most: one for each thread that torch may use
-
-
-class DataError(RaynasError):
-    """A data set is missing, cannot be downloaded, or cannot be trained on."""
-
-
-@dataclass(frozen=True)
-class Files:
-    """Images, in colour, that are read when they are needed."""
-
-    paths: NDArray[np.str_]  # (n,); not a list, of which each process that reads would soon own a copy
-    size: tuple[int, int]  # width and height, which must be equal, of each of them
-
-    def __getitem__(self, chosen: NDArray[np.int64]) -> "Files":
-        return Files(self.paths[chosen], self.size)
-
-    def read(self) -> NDArray[np.uint8]:
-        """(n, h, w, 3).
-
-        Raises:
-            DataError: one of them cannot be read, or has another size.
-        """
-        width, height = self.size
-        images = np.empty((len(self.paths), height, width, 3), np.uint8)
-        for image, path in zip(images, self.paths, strict=True):
-            found = pixels(path)
-            if found.shape != image.shape or width != height:
-                sizes = f"{path} has {found.shape[1]}x{found.shape[0]}, the first one {width}x{height}"
-                raise DataError(f"all images must be square and of one size: {sizes}; resize them")
-            image[:] = found
-        return images
 
 
 @dataclass(frozen=True)
@@ -88,13 +60,15 @@ class Split:
 class StreamedSplit(Split):
     """Images that are read from their files whenever they are needed, by processes of their own.
 
-    `images` is empty, (0, c, h, w), and tells shape and device. Every machine that trains needs the files at the same paths.
+    `images` is empty, (0, c, h, w), and tells shape and device. Every machine that trains needs the files at the same paths. In the
+    place of an image that is damaged another one of the batch comes once more.
     """
 
     files: Files
+    damaged: set[str] = field(default_factory=set, compare=False)  # those that were met so far
 
     def to(self, device: torch.device) -> "StreamedSplit":
-        return StreamedSplit(self.images.to(device), self.labels.to(device), self.files)
+        return StreamedSplit(self.images.to(device), self.labels.to(device), self.files, self.damaged)
 
     def raw(
         self, indices: Sequence[Tensor], share: tuple[int, int] = (0, 1), device: torch.device | None = None
@@ -102,10 +76,10 @@ class StreamedSplit(Split):
         """As those of a Split of uint8, with the same values.
 
         Raises:
-            DataError: an image cannot be read, or has another size than the first one; or a process was lost.
+            DataError: an image has another size than the first one, or more than a few are damaged; or a process was lost.
         """
         device = device or self.images.device
-        loader: DataLoader[Tensor | DataError] = DataLoader(
+        loader: DataLoader[_Read | DataError] = DataLoader(
             [chosen.cpu().numpy() for chosen in indices],  # type: ignore[arg-type]  # a list will do
             batch_size=None,
             collate_fn=partial(_read, self.files, share),
@@ -116,36 +90,45 @@ class StreamedSplit(Split):
         arriving = iter(loader)
         for chosen in indices:
             try:
-                images = next(arriving)
+                read = next(arriving)
             except RuntimeError as error:
                 reason = str(error).splitlines()[0]
                 raise DataError(f"a process that reads images was lost ({reason}); is there enough memory, also in /dev/shm?") from error
-            if isinstance(images, DataError):
-                raise images
-            yield images.to(device, non_blocking=True), self.labels[chosen].to(device)
+            if isinstance(read, DataError):
+                raise read
+            images, sources, damaged = read
+            self._note(set(damaged) - self.damaged)
+            yield images.to(device, non_blocking=True), self.labels[chosen[sources.to(chosen.device)]].to(device)
+
+    def _note(self, damaged: set[str]) -> None:
+        if damaged:
+            self.damaged.update(damaged)
+            check_damaged(self.damaged, len(self))
+            logger.warning("%s", damage(damaged, len(self)))
 
 
-def _read(files: Files, share: tuple[int, int], chosen: NDArray[np.int64]) -> Tensor | DataError:
-    """The share of a batch: (n, 3, h, w) uint8. An error is returned, as one raised in another process loses its text."""
-    part = np.array_split(np.arange(len(chosen)), share[1])[share[0]]
-    width, height = files.size
-    images = torch.zeros((len(chosen), 3, height, width), dtype=torch.uint8)
-    try:
-        images[part] = torch.from_numpy(files[chosen[part]].read()).permute(0, 3, 1, 2)
-    except DataError as error:
-        return error
-    return images
+_Read = tuple[Tensor, Tensor, list[str]]  # (n, 3, h, w) uint8; (n,) which of the n it is, itself unless damaged; those damaged
 
 
-def pixels(path: str) -> NDArray[np.uint8]:
-    """The image in a file, in colour: (h, w, 3)."""
-    from PIL import Image
-
-    try:
-        with Image.open(path) as opened:
-            return np.asarray(opened.convert("RGB"))
-    except Exception as error:  # Pillow promises no type of error for a file that is damaged
-        raise DataError(f"{path} cannot be read as an image; remove it") from error
+def _read(files: Files, share: tuple[int, int], chosen: NDArray[np.int64]) -> _Read | DataError:
+    """The share of a batch. An error is returned, as one raised in another process loses its text."""
+    images = torch.zeros((len(chosen), 3, files.side, files.side), dtype=torch.uint8)
+    sources, good, damaged = torch.arange(len(chosen)), [], []
+    part = np.array_split(np.arange(len(chosen)), share[1])[share[0]].tolist()
+    for i in part:
+        try:
+            images[i] = torch.from_numpy(files.one(int(chosen[i])).copy()).permute(2, 0, 1)
+            good.append(i)
+        except DamagedImage:
+            damaged.append(i)
+        except DataError as error:
+            return error
+    if damaged and not good:
+        return DataError(f"all images of a batch are damaged, such as {files.paths[chosen[damaged[0]]]}; mend or remove them")
+    for number, i in enumerate(damaged):
+        sources[i] = good[number % len(good)]
+        images[i] = images[sources[i]]
+    return images, sources, [str(files.paths[chosen[i]]) for i in damaged]
 
 
 def fractions(images: Tensor) -> Tensor:

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
 import torch
+from torch import Tensor
 
+from trainables.learning.testing import accuracy
 from trainables.learning.trainer import Trainer, make_device
 
 
@@ -16,6 +18,7 @@ class Milestone:
 
     report: Mapping[str, float | None]  # that of `Trainer.train_epoch` and `valid_accuracy`; at the end `valid_` and `test_accuracy`
     state: bytes | None  # the file of `Trainer.state_dict`; None at the end
+    confusion: Tensor | None = None  # at the end, that of the test images
 
 
 def milestones(trainer: Trainer) -> Iterator[Milestone]:
@@ -23,7 +26,8 @@ def milestones(trainer: Trainer) -> Iterator[Milestone]:
     while trainer.epoch < trainer.epochs:
         report = trainer.train_epoch()
         yield Milestone(report | {"valid_accuracy": trainer.evaluate("valid")}, dumped(trainer.state_dict()))
-    yield Milestone({"valid_accuracy": trainer.evaluate("valid"), "test_accuracy": trainer.evaluate("test")}, None)
+    confusion = trainer.confusion("test")
+    yield Milestone({"valid_accuracy": trainer.evaluate("valid"), "test_accuracy": accuracy(confusion)}, None, confusion)
 
 
 def dumped(state: Any) -> bytes:

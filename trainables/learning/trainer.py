@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from math import cos, isfinite, pi
 from typing import Any, Literal
 
@@ -21,15 +22,17 @@ from torch.nn.parallel import DistributedDataParallel
 from raynas.arch import Arch
 from raynas.errors import ConfigError, RaynasError, ResumeError
 from raynas.spaces import SearchSpace
-from trainables.learning.augmentation import cutout, random_crop, random_flip
+from trainables.learning.augmentation import augmented, middle, mix
 from trainables.learning.blame import blamed
 from trainables.learning.data import Data
 from trainables.learning.networks import make_network
 from trainables.learning.networks.operations import memory_format
 from trainables.learning.recipes import Recipe
 from trainables.learning.rmsprop import TensorFlowRMSprop
+from trainables.learning.testing import accuracy
 
 FORMAT = 1  # of `Trainer.state_dict`
+SplitName = Literal["train", "valid", "test"]
 
 
 class TrainingError(RaynasError):
@@ -222,7 +225,8 @@ class Trainer:
             batches = [batch for batch in torch.split(order, self.batch_size) if len(batch) >= smallest]
             for step, (images, labels) in enumerate(train.batches(batches, (self.rank, self.workers))):
                 rate = self._set_learning_rate(step / len(batches))
-                totals += self._step(self._augmented(images, generator), labels)
+                images = augmented(images, self.data, self.recipe, self.normalize, generator, partial(self._seed_of, step))
+                totals += self._step(images, labels, step)
         self._average_statistics()
         loss, accuracy = (self._sum(totals) / sum(map(len, batches))).tolist()
         if not isfinite(loss):
@@ -245,23 +249,21 @@ class Trainer:
             group["lr"] = rate
         return rate
 
-    def _augmented(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        recipe = self.recipe
-        if recipe.padding:
-            images = random_crop(images, recipe.padding, generator)
-        if recipe.flip and self.data.mirrored:
-            images = random_flip(images, generator)
-        images = self.normalize(images)
-        return cutout(images, recipe.cutout, generator) if recipe.cutout else images
+    def _seed_of(self, step: int, use: int) -> int:
+        """A seed of the current epoch's step for one use."""
+        return _derived(self.seed, self.epoch + 1, step, use)
 
-    def _step(self, images: Tensor, labels: Tensor) -> Tensor:
+    def _step(self, images: Tensor, labels: Tensor, step: int) -> Tensor:
         """One step of the optimizer, on this worker's share of a batch.
 
-        Returns (2,): the sum of the losses, and how many images were classified correctly.
+        Returns (2,): the sum of the losses, and how many images were classified correctly; a mixed one as what most of it is.
         """
         self.optimizer.zero_grad(set_to_none=True)
         totals, size = torch.zeros(2, device=self.device), len(labels) / self.workers
         images, labels = (part.tensor_split(self.workers)[self.rank] for part in (images, labels))
+        if self.recipe.mixup or self.recipe.cutmix:
+            alphas = self.recipe.mixup, self.recipe.cutmix
+            images, labels = mix(images, labels, self.data.classes, *alphas, self._seed_of(step, 3 + self.rank))
         parts = min(self.micro_batches, len(labels) // 2)  # no batch norm of a single image
         for x, y in zip(images.tensor_split(parts), labels.tensor_split(parts), strict=True):
             with self._autocast():
@@ -271,14 +273,14 @@ class Trainer:
                 if auxiliary is not None:
                     loss = own + self.recipe.auxiliary_weight * self._loss(auxiliary, y)
             (loss / size).backward()  # type: ignore[no-untyped-call]
-            totals += torch.stack([own.detach(), (logits.argmax(1) == y).sum()])
+            totals += torch.stack([own.detach(), (logits.argmax(1) == (y if y.ndim == 1 else y.argmax(1))).sum()])
         if self.recipe.clip is not None:
             nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.clip)
         self.optimizer.step()
         return totals
 
     def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Sum of the cross entropies: (n, classes), (n,) -> ()."""
+        """Sum of the cross entropies: (n, classes), (n,) or (n, classes) probabilities -> ()."""
         return F.cross_entropy(logits, labels, reduction="sum", label_smoothing=self.recipe.label_smoothing)
 
     def _sum(self, values: Tensor) -> Tensor:
@@ -295,28 +297,33 @@ class Trainer:
                     assert statistic is not None
                     self._sum(statistic).div_(self.workers)
 
-    def evaluate(self, split: Literal["train", "valid", "test"]) -> float | None:
+    def evaluate(self, split: SplitName) -> float | None:
         """The fraction of a split's images, unchanged, that the network classifies correctly; None if there are no images.
+
+        Raises: as `confusion`.
+        """
+        return accuracy(self.confusion(split))
+
+    def confusion(self, split: SplitName) -> Tensor:
+        """(classes, classes) int64: how many of a split's images, unchanged, of a class (row) the network takes for a class (column).
 
         Raises:
             TrainingError: the network's outputs are no numbers.
             DataError: an image that is streamed cannot be read.
         """
-        part = self._splits[split]
-        if not len(part):
-            return None
+        part, classes = self._splits[split], self.data.classes
+        counts = torch.zeros(classes**2 + 1, dtype=torch.int64, device=self.device)  # the last one of outputs that are no numbers
         self.network.eval()
-        totals = torch.zeros(2, device=self.device)  # correct, not finite
         share = torch.arange(len(part), device=part.labels.device)[self.rank :: self.workers]
         batches = torch.split(share, 2 * max(1, self.batch_size // self.micro_batches // self.workers))
         with torch.inference_mode(), self._autocast():
-            for images, labels in part.batches(batches, device=self.device):
-                logits = self._model(self._formatted(self.normalize(images)))
-                totals += torch.stack([(logits.argmax(1) == labels).sum(), (~logits.isfinite()).sum()])
-        correct, bad = self._sum(totals).tolist()
-        if bad:
+            for images, labels in part.batches(batches if len(share) else [], device=self.device):
+                logits = self._model(self._formatted(self.normalize(middle(images, self.data.image_size))))
+                counts += torch.bincount(classes * labels + logits.argmax(1), minlength=len(counts))
+                counts[-1] += (~logits.isfinite()).sum()
+        if self._sum(counts)[-1]:
             raise TrainingError("the training diverged: outputs of the network are not finite; try another seed or architecture")
-        return float(correct / len(part))
+        return counts[:-1].view(classes, classes).cpu()
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self._bf16)
