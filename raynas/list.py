@@ -71,7 +71,7 @@ def _datasets() -> Iterator[Entry]:
     for name in IMAGES:
         about = "of scikit-learn, 8 x 8 pixels" if name == "digits" else "of torchvision, downloaded on first use"
         yield Entry(name, about, {"data_dir": None})
-    yield Entry("folder:PATH", "one folder of images for each class", {})
+    yield Entry("folder:PATH", "one folder of photographs for each class, or a CSV file with the columns file and label", {})
     yield Entry("module:function", "your own function, which returns the images", {})
 
 

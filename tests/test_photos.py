@@ -122,6 +122,35 @@ def test_many_damaged_ones_are_an_error(folder: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_squares_of_large_photographs_are_kept(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trainables.learning.photos, "CACHED", 0)
+    monkeypatch.setattr(trainables.learning.photos, "KEPT", 2)
+    plain = load(f"folder:{folder}", 0, data_dir=tmp_path, view=VIEW)
+    damaged = damage(folder, 1)[0]
+    expected = load(f"folder:{folder}", 0, data_dir=tmp_path, view=VIEW)
+    assert len(expected.train) + len(expected.valid) + len(expected.test) == 59  # what has changed is read anew
+    read: list[str] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(trainables.learning.photos, "pixels", lambda path, view: read.append(path))
+        again = load(f"folder:{folder}", 0, data_dir=tmp_path, view=VIEW)
+    assert (read, again.mean) == ([], expected.mean)
+    assert torch.equal(again.train.images, expected.train.images)
+    assert not torch.equal(again.train.images, plain.train.images)
+    for size in (17, 19):
+        load(f"folder:{folder}", 0, data_dir=tmp_path, view=View(16, size))
+    assert len(list((tmp_path / "squares").glob("*.npy"))) == 4  # of the two that were used last
+    for file in (tmp_path / "squares").glob("*-images.npy"):
+        file.write_bytes(b"")
+    assert load(f"folder:{folder}", 0, data_dir=tmp_path, view=View(16, 19)).train.images.shape[2] == 19
+    assert damaged.exists()
+
+
+def test_where_they_cannot_be_kept_they_are_read(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trainables.learning.photos, "CACHED", 0)
+    (tmp_path / "file").touch()
+    assert len(load(f"folder:{folder}", 0, data_dir=tmp_path / "file", view=VIEW).train) == 38
+
+
 def trainer(data: Data, **changes: Any) -> Trainer:
     space = make_space("nasbench201")
     recipe = make_recipe({"base": "quick", "image_size": 16, **changes}, space)

@@ -191,14 +191,14 @@ def test_a_training_on_any_storage_leaves_what_a_local_one_does(
     assert {info.base_name for info in fs.get_file_info(FileSelector(root))} == files
     assert len(fs.get_file_info(FileSelector(f"{root}/tensorboard"))) == 2  # of two sessions
     assert equal(train.load_model(uri).state_dict(), train.load_model("here").state_dict())
-    results = [read_json(folder, "result.json") | {"train_seconds": 0} for folder in (uri, "here")]
+    results = [read_json(folder, "result.json") | {"train_seconds": 0, "latency_ms": 0} for folder in (uri, "here")]
     assert results[0] == results[1]
     if scheme == "memory":  # nothing of it is on this machine's disk
         assert {path.name for path in tmp_path.iterdir()} == {"here"}
     fs.delete_file(f"{root}/model.pt")
     with pytest.raises(ResumeError, match=r"away/model\.pt is missing or damaged"):
         train.load_model(uri)
-    with pytest.raises(ResultsError, match=r"nowhere/model\.json does not exist"):
+    with pytest.raises(ResultsError, match=r"nowhere holds no trained network; take the folder that raynas.train has left"):
         train.load_model(f"{scheme}://{tmp_path}/nowhere")
 
 

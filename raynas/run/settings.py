@@ -19,6 +19,7 @@ from searchers import SEARCHERS, Method, oneshot_method
 from trainables import TRAINABLES
 from trainables.learning.recipes import read_recipe
 
+PHOTOGRAPHS = {"space": "mobile", "trainable": "train"}  # unless told otherwise, where the data are a folder of images
 SEEDS = 4  # searches unless told otherwise, as in Liu et al. 2019, https://arxiv.org/abs/1806.09055, section 3.2
 SHARED = ("data_dir", "device")  # options of the trials that train, which a one-shot search has too unless it is given others
 SCHEDULERS: dict[str, str] = {
@@ -43,6 +44,8 @@ def new_run(given: Mapping[str, Any]) -> tuple[RunConfig, str]:
         ResultsError: the folder holds a run.
     """
     values = plain(given)
+    if str(values.get("dataset", "")).startswith("folder:"):
+        values = PHOTOGRAPHS | values
     config = make_config(values, RunConfig)
     if oneshot_method(config.searcher, {}) is not None:
         config = make_config({"trials": SEEDS, "trainable": "train"} | values, RunConfig)

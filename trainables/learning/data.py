@@ -3,9 +3,7 @@
 n: images, c: channels, h and w: height and width in pixels.
 """
 
-import fcntl
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,7 @@ from raynas.registry import keywords, resolve, unknown
 from trainables.learning.blame import blamed
 from trainables.learning.listing import Part, list_images
 from trainables.learning.photos import DataError as DataError
-from trainables.learning.photos import Files
+from trainables.learning.photos import Files, locked
 from trainables.learning.photos import View as View
 from trainables.learning.splits import READERS, StreamedSplit, statistics
 from trainables.learning.splits import Split as Split
@@ -97,7 +95,7 @@ def load(name: str, seed: int, validation: float = 0.2, data_dir: str | Path | N
 def _source(name: str, seed: int, folder: Path, view: View | None) -> Source:
     if name.startswith("folder:"):
         listed = list_images(Path(name.removeprefix("folder:")).expanduser())
-        parts = {part: _images(files, view) for part, files in listed.parts.items()}
+        parts = {part: _images(files, view, folder) for part, files in listed.parts.items()}
         return Source(parts["train"], len(listed.class_names), True, parts.get("valid"), parts.get("test"), listed.class_names)
     if ":" in name:
         return _from_function(name, seed, folder)
@@ -106,13 +104,13 @@ def _source(name: str, seed: int, folder: Path, view: View | None) -> Source:
     return DATASETS[name](folder)
 
 
-def _images(part: Part, view: View | None) -> Arrays:
+def _images(part: Part, view: View | None, cache: Path) -> Arrays:
     """Images in files: in memory if there is room."""
     paths, labels = part
     files = Files.of(paths, view)
     if files.nbytes > IN_MEMORY:
         return files, labels
-    images, read = files.read(min(READERS, torch.get_num_threads()))
+    images, read = files.read(min(READERS, torch.get_num_threads()), cache)
     return images, labels[read]
 
 
@@ -155,18 +153,6 @@ def _digits(folder: Path) -> Source:
     return Source(((loaded.images / 16)[..., None], loaded.target), 10, mirrored=False)
 
 
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Lets one process of this machine at a time into `folder`."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / ".lock").open("a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
-    except OSError as error:
-        raise DataError(f"the data set cannot be kept in {folder}: {error.strerror or error}; choose another data_dir") from error
-
-
 def _published(kind: str, mirrored: bool = True) -> Callable[[Path], Source]:
     """The loader of the data set that torchvision calls `kind`."""
 
@@ -175,16 +161,16 @@ def _published(kind: str, mirrored: bool = True) -> Callable[[Path], Source]:
 
         source = getattr(torchvision.datasets, kind)
         root = folder / kind.lower()
-        with _locked(root):
-            parts = []
-            for training in (True, False):
-                choice = {"split": "train" if training else "test"} if kind == "SVHN" else {"train": training}
-                try:
+        parts = []
+        try:
+            with locked(root):
+                for training in (True, False):
+                    choice = {"split": "train" if training else "test"} if kind == "SVHN" else {"train": training}
                     dataset = source(root, download=True, **choice)
                     parts.append(_arrays(dataset))
-                except (OSError, RuntimeError) as error:  # no network, or a file that is damaged
-                    reason = " ".join(str(error).split())
-                    raise DataError(f"{kind} cannot be downloaded to {root} ({reason}); put it there, or name its data_dir") from error
+        except (OSError, RuntimeError) as error:  # no network, no right to write, or a file that is damaged
+            reason = " ".join(str(error).split())
+            raise DataError(f"{kind} cannot be downloaded to {root} ({reason}); put it there, or name another data_dir") from error
         (_, labels), names = parts[0], getattr(dataset, "classes", None)
         return Source(parts[0], 1 + int(labels.max()), mirrored, test=parts[1], class_names=None if names is None else tuple(names))
 

@@ -112,6 +112,8 @@ def read_model(folder: str | Path, device: str = "cpu", *, trust: bool = False) 
         ResumeError: the weights are damaged, or not of this architecture.
     """
     folder = str(folder)
+    if not storage.exists(folder, DESCRIPTION):
+        raise ResultsError(f"{folder} holds no trained network; take the folder that raynas.train has left")
     described = storage.read_mapping(folder, DESCRIPTION)
     missing = {"arch", "classes", "image_size", "image_channels", "network", "mean", "std"} - described.keys()
     if missing:

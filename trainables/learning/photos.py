@@ -3,11 +3,16 @@
 n: images, h and w: height and width in pixels.
 """
 
+import fcntl
 import logging
 import os
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -18,6 +23,8 @@ from raynas.errors import RaynasError
 logger = logging.getLogger(__name__)
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+CACHED = 2**26  # bytes of files from which on their squares are kept
+KEPT = 8  # of them, those used last
 DAMAGED = 0.05  # share of the images that may be damaged; they are left out
 _NAMED = 5  # damaged images whose names are told
 
@@ -89,12 +96,30 @@ class Files:
             raise _sizes(f"{path} has {found.shape[1]}x{found.shape[0]}, the first one {self.side}x{self.side}")
         return found
 
-    def read(self, threads: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    def read(self, threads: int, cache: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         """(m, h, w, 3) all that can be read, and which they are: (m,). Those that are damaged are told to the log.
+
+        Large photographs take their time to be decoded. So their squares are kept in the folder `cache`, from which all processes of
+        a machine share them.
 
         Raises:
             DataError: an image has another size, or more than a few of them are damaged.
         """
+        stats = [os.stat(path) if os.path.exists(path) else None for path in self.paths]
+        if self.view is None or sum(stat.st_size for stat in stats if stat is not None) < CACHED:
+            images, good = self._decoded(threads)
+        else:
+            told = [(stat.st_size, stat.st_mtime_ns) if stat is not None else None for stat in stats]
+            key = sha256(repr((self.view, self.paths.tolist(), told)).encode()).hexdigest()[:32]
+            images, good = _kept(cache / "squares", key, partial(self._decoded, threads))
+        if not good.all():
+            damaged = [str(path) for path in self.paths[~good]]
+            check_damaged(damaged, len(self))
+            logger.warning("%s", damage(damaged, len(self)))
+        return images, np.flatnonzero(good)
+
+    def _decoded(self, threads: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+        """(m, h, w, 3) all that can be read, and which they are: (n,)."""
         images = np.empty((len(self), self.side, self.side, 3), np.uint8)
 
         def read(index: int) -> bool:
@@ -106,12 +131,36 @@ class Files:
 
         with ThreadPoolExecutor(threads) as pool:  # Pillow decodes without the interpreter's lock
             good = np.fromiter(pool.map(read, range(len(self))), bool, len(self))
-        if good.all():
-            return images, np.arange(len(self))
-        damaged = [str(path) for path in self.paths[~good]]
-        check_damaged(damaged, len(self))
-        logger.warning("%s", damage(damaged, len(self)))
-        return images[good], np.flatnonzero(good)
+        return images if good.all() else images[good], good
+
+
+def _kept(folder: Path, key: str, decoded: Callable[[], tuple[Any, Any]]) -> tuple[Any, Any]:
+    """What is kept in a folder under a key, mapped into memory; made and kept where it is not there, as long as the disk takes it."""
+    images, good = folder / f"{key}-images.npy", folder / f"{key}-good.npy"
+    try:
+        with locked(folder):  # other processes wait for what one of them makes
+            if not good.exists():
+                for array, file in zip(decoded(), (images, good), strict=True):  # `good` comes last
+                    part = file.with_suffix(".part.npy")
+                    np.save(part, array)
+                    os.replace(part, file)
+            good.touch()
+            for old in sorted(folder.glob("*-good.npy"), key=os.path.getmtime)[:-KEPT]:
+                old.unlink()
+                old.with_name(old.name.replace("-good", "-images")).unlink(missing_ok=True)
+            return np.load(images, mmap_mode="r"), np.load(good)
+    except (OSError, EOFError, ValueError) as error:  # no room, no right to write, or a damaged file
+        logger.warning("squares of photographs cannot be kept in %s (%s); each process decodes them for itself", folder, error)
+        return decoded()
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Lets one process of this machine at a time into a folder, which is made; raises OSError."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _sizes(found: str) -> DataError:

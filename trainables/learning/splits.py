@@ -18,7 +18,7 @@ from trainables.learning.photos import DamagedImage, DataError, Files, check_dam
 
 logger = logging.getLogger(__name__)
 
-SAMPLE = (10_000, 2**28)  # images, and values in them, at most, from which the mean and deviation of streamed ones are computed
+SAMPLE = (10_000, 2**26)  # images, and values in them, at most, from which the mean and deviation of streamed ones are computed
 READERS = 16  # processes that read streamed images, at most: one for each thread that torch may use
 
 
