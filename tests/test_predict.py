@@ -151,10 +151,11 @@ def test_networks_for_grey_images_and_those_of_version_0_1(tmp_path: Path, capsy
 
 @pytest.mark.slow  # a search that trains
 def test_from_a_folder_of_photographs_to_an_exported_network(tmp_path: Path) -> None:
-    """The commands of images.md, with less of everything."""
-    page = (ROOT / "docs" / "images.md").read_text(encoding="utf-8")
-    commands = re.findall(r"^python -m (raynas\.(\w+) .*?)(?:\s+#.*)?$", page, re.M)
+    """The commands of images.md, of which README.md shows two, with less of everything."""
+    pages = [(ROOT / name).read_text(encoding="utf-8") for name in ("docs/images.md", "README.md")]
+    commands, shown = (re.findall(r"^python -m (raynas\.(\w+) .*?)(?:\s+#.*)?$", page, re.M) for page in pages)
     assert [name for _, name in commands] == ["search", "train", "predict", "predict"]
+    assert shown == commands[:2]
     small = ["--set", "recipe.image_size=32", "--set", "recipe.batch_size=16"]
     less = {"search": ["--trials", "3", "--max-epochs", "1", *small], "train": ["--epochs", "2", *small], "predict": []}
     write_photographs(tmp_path / "photos", 12)
