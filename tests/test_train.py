@@ -185,7 +185,7 @@ def test_a_training_on_any_storage_leaves_what_a_local_one_does(
     assert "already holds a run" in capsys.readouterr().err
     assert run("--resume", uri) == DONE
     assert run(*arguments, "--out", "here") == DONE
-    files = {"config.json", "checkpoint.pt", "model.pt", "model.json", "model.pt2", "result.json", "tensorboard"}
+    files = {"config.json", "checkpoint.pt", "model.pt", "model.json", "model.pt2", "result.json", "tensorboard", "test.json"}
     assert {path.name for path in (tmp_path / "here").iterdir()} == files
     fs, root = filesystem(uri)
     assert {info.base_name for info in fs.get_file_info(FileSelector(root))} == files
@@ -310,7 +310,7 @@ def test_parts_of_a_batch_add_up_to_its_gradient(digits: Data) -> None:
     whole, parts = trainer(digits, epochs=1), trainer(digits, epochs=1, micro_batches=3)
     for training in (whole, parts):
         training.network.eval()
-        training._step(digits.train.images[:64], digits.train.labels[:64])
+        training._step(digits.train.images[:64], digits.train.labels[:64], 0)
     for a, b in zip(whole.network.parameters(), parts.network.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 

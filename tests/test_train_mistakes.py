@@ -129,7 +129,7 @@ def test_a_data_set_that_got_another_class_is_noticed(tmp_path: Path, capsys: py
 def test_a_model_file_that_does_not_fit_is_an_error(copy: Path) -> None:
     described = json.loads((copy / "model.json").read_text())
     for change, error, message in (
-        ({"classes": 11}, ResumeError, "not those of the network in model.json"),
+        ({"classes": 11, "class_names": None}, ResumeError, "not those of the network in model.json"),
         (
             {"arch": {"space": "nasbench201", "arch": STRING}},
             ResumeError,

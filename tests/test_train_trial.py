@@ -104,7 +104,7 @@ def test_a_reused_actor_is_like_a_new_one() -> None:
 
 
 def test_out_of_memory_halves_the_batch_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    own, sizes = Trainer._augmented, []
+    own, sizes = Trainer._step, []
 
     def step(self: Trainer, *arguments: Any) -> torch.Tensor:
         sizes.append(self.micro_batches)
@@ -112,7 +112,7 @@ def test_out_of_memory_halves_the_batch_once(monkeypatch: pytest.MonkeyPatch) ->
             raise torch.OutOfMemoryError("no memory is left")
         return own(self, *arguments)
 
-    monkeypatch.setattr(Trainer, "_augmented", step)
+    monkeypatch.setattr(Trainer, "_step", step)
     found = reports(TrainTrial(config()))
     assert sizes == [1] * 25 + [2] * 18
     assert [report["epoch"] for report in found] == [1, 2]
@@ -121,11 +121,11 @@ def test_out_of_memory_halves_the_batch_once(monkeypatch: pytest.MonkeyPatch) ->
     def never(self: Trainer, *arguments: Any) -> torch.Tensor:
         raise torch.OutOfMemoryError("no memory is left")
 
-    monkeypatch.setattr(Trainer, "_augmented", never)
+    monkeypatch.setattr(Trainer, "_step", never)
     trial = TrainTrial(config())
     with pytest.raises(torch.OutOfMemoryError):
         trial.step()
-    monkeypatch.setattr(Trainer, "_augmented", own)
+    monkeypatch.setattr(Trainer, "_step", own)
     assert trial.reset_config(config())  # nothing of the lack of memory is left over
     assert reports(trial) == reports(TrainTrial(config()))
 

@@ -45,7 +45,7 @@ def first_step(arch: str) -> dict[str, Tensor]:
     made = trainer(arch)
     made.network.eval()
     part = made.data.train
-    totals = made._sum(made._step(part.images[:63], part.labels[:63]))
+    totals = made._sum(made._step(part.images[:63], part.labels[:63], 0))
     gradients = {name: w.grad for name, w in made.network.named_parameters() if w.grad is not None}
     weights = {f"{name} after": w.detach() for name, w in made.network.named_parameters()}
     return {"totals": totals, **gradients, **weights}
