@@ -27,15 +27,23 @@ if TYPE_CHECKING:
     from raynas.search import resume_search as resume_search
     from raynas.search import run_search as run_search
     from raynas.spaces import SPACES as SPACES
+    from raynas.spaces import Categorical as Categorical
+    from raynas.spaces import ChoiceSpace as ChoiceSpace
     from raynas.spaces import Cost as Cost
     from raynas.spaces import Graph as Graph
+    from raynas.spaces import Optional as Optional
+    from raynas.spaces import Ordered as Ordered
     from raynas.spaces import Published as Published
+    from raynas.spaces import Repeat as Repeat
     from raynas.spaces import SearchSpace as SearchSpace
+    from raynas.spaces import Whole as Whole
     from raynas.spaces import make_space as make_space
     from raynas.tables import Table as Table
 
 _HOMES = {
     "Arch": "raynas.arch",
+    "Categorical": "raynas.spaces",
+    "ChoiceSpace": "raynas.spaces",
     "ConfigError": "raynas.errors",
     "Cost": "raynas.spaces",
     "ENCODINGS": "raynas.model.encodings",
@@ -48,15 +56,19 @@ _HOMES = {
     "Metric": "raynas.outcome",
     "Objective": "raynas.outcome",
     "Observation": "raynas.history",
+    "Optional": "raynas.spaces",
+    "Ordered": "raynas.spaces",
     "OutOfSpaceError": "raynas.errors",
     "Outcome": "raynas.outcome",
     "Published": "raynas.spaces",
     "RaynasError": "raynas.errors",
+    "Repeat": "raynas.spaces",
     "Run": "raynas.run.summary",
     "RunConfig": "raynas.config",
     "SPACES": "raynas.spaces",
     "SearchSpace": "raynas.spaces",
     "Table": "raynas.tables",
+    "Whole": "raynas.spaces",
     "make_space": "raynas.spaces",
     "results": "raynas.results",  # the module itself
     "resume_search": "raynas.search",

@@ -8,10 +8,14 @@ from raynas.errors import OutOfSpaceError
 
 
 def _freeze(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _freeze(v) for key, v in value.items()}
     return tuple(_freeze(v) for v in value) if isinstance(value, (list, tuple)) else value
 
 
 def _thaw(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _thaw(v) for key, v in value.items()}
     return [_thaw(v) for v in value] if isinstance(value, tuple) else value
 
 
@@ -25,11 +29,11 @@ class Arch:
 
     space: str
     id: str
-    spec: tuple[tuple[str, Any], ...] = field(compare=False)  # (name, value) pairs; values are str, int or nested tuples of them
+    spec: tuple[tuple[str, Any], ...] = field(compare=False)  # (name, value) pairs; values are JSON, lists as tuples
 
     @classmethod
     def make(cls, space: str, id: str, **spec: Any) -> "Arch":
-        """An architecture with the given description; lists in it become tuples."""
+        """An architecture with the given description, which is copied; lists in it become tuples."""
         return cls(space, id, tuple((name, _freeze(value)) for name, value in spec.items()))
 
     def __getitem__(self, name: str) -> Any:

@@ -27,7 +27,7 @@ FORMATS: tuple[Format, ...] = ("svg", "png")
 COLOURS = ("#7fc3ec", "#f2b84b", "#66c9a3", "#f3e76b", "#e79bc4", "#e8946a", "#8fa8d9", "#b9b9b9", "#c5b0f0", "#a8d08d")
 _ENDS, _SUMS, _INK = "#e8e8e8", "#ffffff", "#202020"
 _LONGEST = 24  # characters of a label
-_HEIGHT, _CHARACTER, _MARGIN = 0.34, 0.088, 0.22  # inches: of a box, of a character in it, beside them
+_HEIGHT, _LINE, _CHARACTER, _MARGIN = 0.34, 0.16, 0.088, 0.22  # inches: of a box, of each further line and a character in it, beside them
 _GAP, _ROW, _PAD = 0.5, 0.52, 0.05  # inches between layers, from one node of a layer to the next, and around all of it
 _EDGE, _TITLE, _COLUMNS = 0.15, 0.35, 4  # inches around the picture, and of a line of text; operations in a line of the legend
 _DOT_SECONDS = 20
@@ -43,7 +43,12 @@ class Box(NamedTuple):
     @property
     def width(self) -> float:
         """In inches."""
-        return max(_HEIGHT, _CHARACTER * len(self.label) + _MARGIN)
+        return max(_HEIGHT, _CHARACTER * max(map(len, self.label.split("\n"))) + _MARGIN)
+
+    @property
+    def height(self) -> float:
+        """In inches."""
+        return _HEIGHT + _LINE * self.label.count("\n")
 
 
 class Layout(NamedTuple):
@@ -103,10 +108,14 @@ def write(space: SearchSpace, arch: Arch, path: str | Path) -> None:
 
 
 def as_text(space: SearchSpace, arch: Arch, width: int = 60) -> str:
-    """The cells of `arch` in words, a line a node: what it is made of, or reads."""
+    """The cells of `arch` in words, a line a node: what it is made of, or reads; a block as its label says."""
     lines: list[str] = []
     for title, nodes, edges in space.draw(arch):
         lines += [f"{title}:"] if title else []
+        if any(node.kind == "block" for node in nodes):
+            for node in nodes[1:-1]:
+                lines += textwrap.wrap(node.label, width, initial_indent="  ", subsequent_indent="      ")
+            continue
         names = _told_apart([_short(node.label) for node in nodes])
         for index, node in enumerate(nodes):
             parts = [
@@ -132,7 +141,10 @@ def _short(label: str) -> str:
 
 def _boxes(nodes: Sequence[Node], edges: Sequence[Edge]) -> tuple[list[Box], list[tuple[int, int]]]:
     """The boxes of a picture, operations on edges among them, and the lines between boxes."""
-    boxes = [Box(_short(n.label), n.label if n.kind == "operation" else None, n.kind == "end") for n in nodes]
+    boxes = [
+        Box("\n".join(map(_short, n.label.split("\n"))) if n.kind == "block" else _short(n.label), _coloured(n), n.kind == "end")
+        for n in nodes
+    ]
     lines = []
     for source, target, operation in edges:
         if operation:
@@ -141,6 +153,10 @@ def _boxes(nodes: Sequence[Node], edges: Sequence[Edge]) -> tuple[list[Box], lis
         else:
             lines.append((source, target))
     return boxes, lines
+
+
+def _coloured(node: Node) -> str | None:
+    return node.label if node.kind == "operation" else None
 
 
 def _colours(space: SearchSpace, boxes: Sequence[Sequence[Box]]) -> Mapping[str, str]:
@@ -163,10 +179,20 @@ def _draw(axes: Any, layout: Layout, boxes: Sequence[Box], colours: Mapping[str,
     for box, (x, y) in zip(boxes, layout.centres, strict=True):
         colour = colours[box.operation] if box.operation is not None else _ENDS if box.end else _SUMS
         shape = f"round,pad=0,rounding_size={0.17 if box.operation is None else 0.05}"
-        corner = (x - box.width / 2, y - _HEIGHT / 2)
+        corner = (x - box.width / 2, y - box.height / 2)
         style: dict[str, Any] = {"facecolor": colour, "edgecolor": _INK, "linewidth": 0.8}
-        axes.add_patch(FancyBboxPatch(corner, box.width, _HEIGHT, boxstyle=shape, zorder=2, **style))
-        axes.text(x, y, box.label, ha="center", va="center_baseline", fontsize=8, color=_INK, zorder=3, parse_math=False)
+        axes.add_patch(FancyBboxPatch(corner, box.width, box.height, boxstyle=shape, zorder=2, **style))
+        axes.text(
+            x,
+            y,
+            box.label,
+            ha="center",
+            va="center_baseline" if "\n" not in box.label else "center",
+            fontsize=8,
+            color=_INK,
+            zorder=3,
+            parse_math=False,
+        )
 
 
 def _add_legend(figure: Any, colours: Mapping[str, str]) -> None:
@@ -195,7 +221,9 @@ def _by_dot(dot: str, boxes: Sequence[Box], lines: Sequence[tuple[int, int]]) ->
     Raises:
         RaynasError: `dot` fails, as an installation without its plugins does.
     """
-    nodes = "".join(f'{i} [width={box.width:.3f}, height={_HEIGHT}, fixedsize=true, label="", shape=box];' for i, box in enumerate(boxes))
+    nodes = "".join(
+        f'{i} [width={box.width:.3f}, height={box.height:.3f}, fixedsize=true, label="", shape=box];' for i, box in enumerate(boxes)
+    )
     edges = "".join(f"{v} -> {w};" for v, w in lines)
     text = f"digraph {{ rankdir=LR; nodesep=0.18; ranksep={_GAP}; edge [dir=none]; {nodes}{edges} }}"
     try:
@@ -227,16 +255,16 @@ def _by_layers(boxes: Sequence[Box], lines: Sequence[tuple[int, int]]) -> Layout
         count += len(passed)
     links = [link for chain in chains for link in pairwise(chain)]
     rows = _ordered(layer, links)
-    tallest = max(map(len, rows))
+    tallest, row_height = max(map(len, rows)), max(box.height for box in boxes) + _ROW - _HEIGHT
     places, columns, x = np.zeros((count, 2)), np.zeros((count, 2)), _PAD
     for row in rows:
         widest = max(widths[v] for v in row)
         for rank, v in enumerate(row):
-            places[v] = x + widest / 2, _PAD + _ROW * (rank + 0.5 + (tallest - len(row)) / 2)
+            places[v] = x + widest / 2, _PAD + row_height * (rank + 0.5 + (tallest - len(row)) / 2)
             columns[v] = x, x + widest
         x += widest + _GAP
     curves = [_curve(places[chain, 1], columns[chain], widths[v], widths[w]) for chain, (v, w) in zip(chains, lines, strict=True)]
-    return Layout((x - _GAP + _PAD, _ROW * tallest + 2 * _PAD), places[: len(boxes)], curves)
+    return Layout((x - _GAP + _PAD, row_height * tallest + 2 * _PAD), places[: len(boxes)], curves)
 
 
 def _curve(heights: NDArray[np.float64], columns: NDArray[np.float64], first: float, last: float) -> NDArray[np.float64]:

@@ -12,7 +12,7 @@ from raynas.cli import DONE, Parser, program, run_command
 from raynas.registry import keywords, resolve
 from raynas.run.settings import SCHEDULERS
 from raynas.run.train_command import IMAGES
-from raynas.spaces import SPACES
+from raynas.spaces import SPACES, make_space
 from searchers import SEARCHERS
 from trainables import TRAINABLES
 from trainables.learning.recipes import RECIPES
@@ -76,11 +76,13 @@ def _datasets() -> Iterator[Entry]:
 
 
 def _networks() -> Iterator[Entry]:
+    from trainables.learning.networks import network_factory  # loads torch
+
     for name in SPACES:
-        space = resolve(SPACES, name, "space")
+        space = make_space(name)
         if space.network is not None:
-            network = resolve({}, space.network, "network")
-            given = ("arch", "classes", "image_size", "image_channels", "space")
+            network = inspect.unwrap(network_factory(space))
+            given = ("arch", "choices", "classes", "image_size", "image_channels", "space")
             options = {key: value for key, value in _defaults(network).items() if key not in given}
             yield Entry(name, _line(network), options)
 

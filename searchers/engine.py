@@ -25,7 +25,7 @@ from raynas.model.candidates import random_archs
 from raynas.model.ranks import spearman
 from raynas.model.recommend import observed
 from raynas.outcome import COSTS, Objective, Outcome, as_number, budget_of
-from raynas.spaces import SearchSpace, make_space
+from raynas.spaces import SearchSpace, known_costs, make_space
 from searchers.fitting import Beside, Fit, Refit, Where, fit
 from searchers.method import Method, Origin, Proposal, Suggestion, check_objective, within_limits
 
@@ -219,7 +219,7 @@ class Engine:
     def _costs(self, arch: Arch) -> dict[str, float] | None:
         """What is known of an architecture before any trial, where the objective asks for it."""
         names = {metric.name for metric in self.objective.metrics} | {limit.metric for limit in self.objective.limits}
-        return {key: float(value) for key, value in self.space.cost(arch)._asdict().items()} if names & set(COSTS) else None
+        return known_costs(self.space, arch) if names & set(COSTS) else None
 
     def _starting(self) -> bool:
         """Whether the initial design goes on: too few architectures known, or too few of them evaluated to learn from."""

@@ -21,8 +21,8 @@ from raynas.spaces import SPACES, make_space
 from raynas.spaces.nasbench201 import NASBench201Space
 from trainables.learning.data import load
 from trainables.learning.networks import make_network
+from trainables.learning.networks.counting import count
 from trainables.learning.recipes import RECIPES
-from trainables.learning.trainer import network_cost
 from trainables.train import TrainTrial
 
 SPACE = "own_space:ChainSpace"
@@ -103,9 +103,9 @@ def test_a_space_that_inherits_has_the_network_of_the_first(name: str) -> None:
     arch = first.sample(np.random.default_rng(0))
     own, other = type("OwnSpace", (type(first),), {"name": "own"})(), Arch.from_config({**arch.to_config(), "space": "own"})
     sizes = 10, 8, 1
-    options = RECIPES["quick"].networks[name]
+    options = RECIPES["quick"].network_options(name)
     networks = make_network(first, arch, *sizes, **options), make_network(own, other, *sizes, **options)
-    assert network_cost(networks[0], 1, 8) == network_cost(networks[1], 1, 8)
+    assert count(networks[0], 1, 8)[:3] == count(networks[1], 1, 8)[:3]
 
 
 def best_json(folder: Path, **changes: Any) -> str:

@@ -25,9 +25,10 @@ from raynas.storage import filesystem, read_json
 from trainables.learning import trainer as module
 from trainables.learning.data import Data, Split, load
 from trainables.learning.networks import make_network
+from trainables.learning.networks.counting import count
 from trainables.learning.recipes import RECIPES, make_recipe
 from trainables.learning.rmsprop import TensorFlowRMSprop
-from trainables.learning.trainer import Trainer, TrainingError, make_device, network_cost
+from trainables.learning.trainer import Trainer, TrainingError, make_device
 
 STRING = "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|skip_connect~0|nor_conv_3x3~1|nor_conv_3x3~2|"
 POOR = "|none~0|+|none~0|none~1|+|skip_connect~0|none~1|none~2|"
@@ -152,8 +153,8 @@ def test_architectures_are_read_from_what_a_search_leaves(tmp_path: Path) -> Non
         subject, note = train.read_subject(text)
         assert (subject.arch, subject.space, note) == (arch, "nasbench201", None)
     inception = train.read_subject("inception-like")[0]
-    assert network_cost(make_network(inception.make_space(), inception.arch, 10), 3, 32)[0] == 2_694_282  # as published
-    assert all(train.read_subject(name)[0].space in ("darts", "nasbench101") for name in published())
+    assert count(make_network(inception.make_space(), inception.arch, 10), 3, 32)[0] == 2_694_282  # as published
+    assert all(train.read_subject(name)[0].space in ("darts", "nasbench101", "mobile") for name in published())
     with pytest.raises(OutOfSpaceError):
         train.read_subject("|nor_conv_3x3~0|")
     with pytest.raises(UnknownNameError):
@@ -363,7 +364,7 @@ def test_the_learning_rate_is_half_a_cosine(digits: Data) -> None:
 def test_costs_of_the_published_network_are_those_of_the_space() -> None:
     space = make_space("nasbench201")
     arch = space.from_config({"arch": STRING})
-    assert network_cost(make_network(space, arch, 10), 3, 32)[0] == space.cost(arch).parameters
+    assert count(make_network(space, arch, 10), 3, 32)[0] == space.cost(arch).parameters
 
 
 def test_rmsprop_is_the_one_of_tensorflow() -> None:

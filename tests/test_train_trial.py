@@ -16,8 +16,9 @@ from raynas.registry import resolve
 from raynas.spaces import make_space
 from trainables import TRAINABLES
 from trainables.learning.networks import make_network
+from trainables.learning.networks.counting import count
 from trainables.learning.recipes import make_recipe
-from trainables.learning.trainer import Trainer, limit_threads, network_cost
+from trainables.learning.trainer import Trainer, limit_threads
 from trainables.train import TrainTrial
 
 SPACE = make_space("nasbench201")
@@ -60,7 +61,7 @@ def test_a_step_is_an_epoch() -> None:
     costs = second["network_parameters"], second["network_flops"]
     assert costs == (first["network_parameters"], first["network_flops"])
     network = make_network(SPACE, SPACE.from_config({"arch": STRING}), 10, 8, 1, **make_recipe("quick", SPACE).networks["nasbench201"])
-    assert costs == network_cost(network, 1, 8)
+    assert costs == count(network, 1, 8)[:2]
     assert [metric.name for metric in TrainTrial.metrics] == ["network_parameters", "network_flops"]
 
 

@@ -271,7 +271,7 @@ value = Nameless()
         ("Picky", {"depth": 5}, ConfigError, "cannot be made with the options {'depth': 5}: ValueError: depth must be 4, or so"),
         ("Other", {}, ConfigError, "unfinished_spaces:Other is no search space; one is a class that inherits from raynas.SearchSpace"),
         ("function", {}, ConfigError, "unfinished_spaces:function makes an object of type int, no search space"),
-        ("value", {}, ConfigError, "is of type Nameless, but must be a class or a function"),
+        ("value", {"depth": 3}, ConfigError, "unfinished_spaces:value is made already, so it takes no options; leave out depth"),
         ("np", {}, UnknownNameError, "has no attribute 'np'"),
     ],
 )

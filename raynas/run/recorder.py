@@ -24,7 +24,7 @@ from raynas.run.retries import Retries
 from raynas.run.schedulers import retell
 from raynas.run.tensorboard import RunSummary
 from raynas.run.writer import Writer
-from raynas.spaces import SearchSpace
+from raynas.spaces import SearchSpace, known_costs
 
 logger = logging.getLogger(__name__)
 
@@ -263,7 +263,7 @@ class Recorder(Callback):  # type: ignore[misc]  # ray has no types
         del row["budget"]  # of trials under way
         row |= self.columns
         result, now = trial.last_result or {}, datetime.now(UTC)
-        costs = self.space.cost(self.space.from_config(trial.config["arch"]))._asdict()
+        costs = known_costs(self.space, self.space.from_config(trial.config["arch"]))
         outcome = self.objective.judge(result, self.max_epochs, error=failed and failed.reason, costs=costs)
         row |= {"wall_seconds": (now - row["started_at"]).total_seconds()} | self._stored(outcome.metrics)
         row |= {"status": outcome.status, "error": outcome.error, "ended_at": now} | self._where(result)

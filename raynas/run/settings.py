@@ -1,6 +1,7 @@
 """From what a user gives, in a command line or in Python, to the configuration of a run, which every node and later session reads alike."""
 
 import importlib
+import sys
 from collections.abc import Mapping
 from dataclasses import fields
 from datetime import datetime
@@ -13,7 +14,7 @@ from raynas.config import RESUMABLE, RunConfig, make_config
 from raynas.errors import ConfigError, ResumeError
 from raynas.registry import resolve
 from raynas.run.lock import check_free, refuse_held
-from raynas.spaces import SPACES
+from raynas.spaces import SPACES, SearchSpace
 from raynas.trust import check_code
 from searchers import SEARCHERS, Method, oneshot_method
 from trainables import TRAINABLES
@@ -146,11 +147,13 @@ def respelled(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def name_of(kind: str, value: Any, registry: Mapping[str, Any]) -> Any:
-    """The name by which every process finds a class or function: a registered one, or `module:attribute`; texts stay as they are.
+    """The name by which every process finds a class, a function or a space: a registered one, or `module:attribute`; texts stay.
 
     Raises:
         ConfigError: no other process could import it.
     """
+    if isinstance(value, SearchSpace):
+        return _home(value)
     if not callable(value):
         return value  # a text; anything else is refused by the configuration
     module, name = getattr(value, "__module__", None), getattr(value, "__qualname__", None)
@@ -162,6 +165,19 @@ def name_of(kind: str, value: Any, registry: Mapping[str, Any]) -> Any:
     if getattr(importlib.import_module(module), name, None) is not value:  # within a function or a class
         raise ConfigError(f"the {kind} {name} cannot be imported from {module}; {mend}")
     return next((known for known, entry in registry.items() if entry is value or entry == text), text)
+
+
+def _home(space: SearchSpace) -> str:
+    """Where a space that is an object is found: `module:name`; raises ConfigError where no module has it at its top."""
+    homes = [(module, name) for module, held in list(sys.modules.items()) for name, value in list(vars(held).items()) if value is space]
+    importable = [f"{module}:{name}" for module, name in homes if module != "__main__"]
+    if not importable:
+        where = f"is {homes[0][1]} of the script or notebook that runs" if homes else "has no name at the top of a module"
+        raise ConfigError(
+            f"the space {space.name!r} {where}; trials run in other processes, so put `space = ...` at the top of a module that can be "
+            "imported, and give that; or give its class, and space_options"
+        )
+    return importable[0]
 
 
 def _path(text: Any) -> Any:

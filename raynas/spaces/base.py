@@ -2,7 +2,7 @@
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raynas.arch import Arch
-from raynas.errors import OutOfSpaceError
+from raynas.errors import OutOfSpaceError, RaynasError
 
 
 class Cost(NamedTuple):
@@ -34,8 +34,8 @@ class Graph(NamedTuple):
 class Node(NamedTuple):
     """A place in a picture of a cell."""
 
-    label: str
-    kind: Literal["end", "operation", "sum"] = "operation"  # an end: an input or output of the cell
+    label: str  # of a block, one line or several
+    kind: Literal["end", "operation", "sum", "block"] = "operation"  # an end: an input or output; a block: no colour, its label says all
 
 
 class Edge(NamedTuple):
@@ -62,6 +62,14 @@ class Published:
     source: str
 
 
+def known_costs(space: "SearchSpace", arch: Arch) -> dict[str, float]:
+    """The cost of an architecture by the names of `Cost`; empty where there is none, as where its network cannot be made."""
+    try:
+        return dict(space.cost(arch)._asdict())
+    except RaynasError:
+        return {}
+
+
 def json_object(text: str, what: str) -> dict[str, Any]:
     """The JSON object in `text`; raises OutOfSpaceError, which names `what` it should be, where it holds none."""
     try:
@@ -80,8 +88,8 @@ class SearchSpace(ABC):
     settings: randomness comes from the generator that the caller passes. A space may be a dataclass.
     """
 
-    name: ClassVar[str]  # of the architectures and tables of the space
-    num_paths: ClassVar[int]  # P
+    name: str  # of the architectures and tables of the space
+    num_paths: int  # P
     size: int | None = None  # number of architectures (distinct ids) where known
 
     def __new__(cls, *args: Any, **options: Any) -> Self:
@@ -156,7 +164,7 @@ class SearchSpace(ABC):
         cost = self.cost(arch)
         return (float(np.log10(1 + cost.parameters)) - 6.0, float(np.log10(1 + cost.flops)) - 8.0)
 
-    graph_operations: ClassVar[tuple[str, ...]] = ()  # what a vertex of `graph` may be, inputs and outputs included
+    graph_operations: tuple[str, ...] = ()  # what a vertex of `graph` may be, inputs and outputs included
 
     def graph(self, arch: Arch) -> Graph:
         """`arch` as a graph whose paths from inputs to outputs are those of `paths`. Optional."""
@@ -204,8 +212,9 @@ class SearchSpace(ABC):
 
     # -- how it is trained
 
-    network: ClassVar[str | None] = None
-    """`module:function`, called as (arch, classes, image_size, image_channels, **options); see `trainables.learning.networks`."""
+    network: str | Callable[..., Any] | None = None
+    """`module:function`, called as (arch, classes, image_size, image_channels, **options); see `trainables.learning.networks`. Or what
+    is called so itself, where the space is an object that finds it in every process; its options are those of what it wraps."""
     recipes: ClassVar[Mapping[str, str | Mapping[str, Any]]] = {}
     """How networks are trained, unless told otherwise: by purpose, "search" or "train", what `make_recipe` takes; without it, "quick"."""
 

@@ -1,11 +1,13 @@
 """Part of a space as a space: all is as the whole has it, but for what the part says otherwise."""
 
 from collections.abc import Callable, Iterator, Mapping
+from math import inf
 from typing import Any
 
 import numpy as np
 
 from raynas.arch import Arch
+from raynas.errors import RaynasError
 from raynas.spaces.base import Cost, SearchSpace
 
 _TRIES = 1000  # architectures of which one must be within the limits,
@@ -63,8 +65,11 @@ class Limited(Derived):
         self._excess = excess
 
     def excess(self, arch: Arch) -> float:
-        """How far an architecture exceeds the limits."""
-        return self._excess(self.space.cost(arch)._asdict())
+        """How far an architecture exceeds the limits; infinitely where it has no cost, as its network cannot be made."""
+        try:
+            return self._excess(self.space.cost(arch)._asdict())
+        except RaynasError:
+            return inf
 
     def sample(self, rng: np.random.Generator) -> Arch:
         return self._first(lambda: self.space.sample(rng), rng)

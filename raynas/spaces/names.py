@@ -13,11 +13,12 @@ SPACES: dict[str, Any] = {
     "nasbench101": "raynas.spaces.nasbench101:NASBench101Space",
     "nasbench201": "raynas.spaces.nasbench201:NASBench201Space",
     "darts": "raynas.spaces.darts:DARTSSpace",
+    "mobile": "raynas.spaces.mobile:MobileSpace",
 }
 
 
 def make_space(name: str, options: Mapping[str, Any] | None = None) -> SearchSpace:
-    """The space registered as `name` (or `module:Class`), made with `options`.
+    """The space registered as `name` (or `module:Class`), made with `options`; or the space that `module:name` is itself.
 
     Raises:
         UnknownNameError: no such space, or it does not take one of the options.
@@ -26,7 +27,9 @@ def make_space(name: str, options: Mapping[str, Any] | None = None) -> SearchSpa
     entry = resolve(SPACES, name, "space")
     if inspect.isclass(entry) and not issubclass(entry, SearchSpace):
         raise ConfigError(f"{name} is no search space; one is a class that inherits from raynas.SearchSpace")
-    space = make(SPACES, name, options, "space")
+    if isinstance(entry, SearchSpace) and options:
+        raise ConfigError(f"the space {name} is made already, so it takes no options; leave out {', '.join(options)}, or name its class")
+    space = entry if isinstance(entry, SearchSpace) else make(SPACES, name, options, "space")
     if not isinstance(space, SearchSpace):
         raise ConfigError(f"{name} makes an object of type {type(space).__name__}, no search space; one inherits from raynas.SearchSpace")
     missing = [fact for fact in ("name", "num_paths") if not hasattr(space, fact)]

@@ -26,6 +26,7 @@ from trainables.learning.augmentation import augmented, middle, mix
 from trainables.learning.blame import blamed
 from trainables.learning.data import Data
 from trainables.learning.networks import make_network
+from trainables.learning.networks.counting import count
 from trainables.learning.networks.operations import memory_format
 from trainables.learning.recipes import Recipe
 from trainables.learning.rmsprop import TensorFlowRMSprop
@@ -91,28 +92,6 @@ def limit_threads(resources: Any) -> None:
     """
     if resources is not None:
         torch.set_num_threads(min(torch.get_num_threads(), max(1, int(resources.required_resources.get("CPU", 1)))))
-
-
-def network_cost(network: nn.Module, channels: int, size: int) -> tuple[int, int]:
-    """Trainable parameters, and multiply-accumulates of convolutions and linear layers for one image (c, h, w) = (channels, size, size)."""
-    products = 0
-
-    def count(layer: nn.Module, inputs: Any, output: Tensor) -> None:
-        nonlocal products
-        weight = layer.weight
-        assert isinstance(weight, Tensor)
-        positions = output[0, 0].numel() if isinstance(layer, nn.Conv2d) else 1
-        products += positions * weight.numel()
-
-    hooks = [m.register_forward_hook(count) for m in network.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
-    was_training = network.training
-    example = next(network.parameters())
-    with torch.inference_mode():
-        network.eval()(torch.zeros(1, channels, size, size, device=example.device, dtype=example.dtype))
-    network.train(was_training)
-    for hook in hooks:
-        hook.remove()
-    return sum(w.numel() for w in network.parameters() if w.requires_grad), products
 
 
 def check_shares(batch_size: int, workers: int, micro_batches: int = 1) -> None:
@@ -181,7 +160,8 @@ class Trainer:
         self._format = memory_format(network, device)
         self.network = network.to(device, memory_format=self._format)  # type: ignore[call-overload]
         with blamed(f"the network of space {space.name!r}"):
-            self.parameters, self.flops = network_cost(self.network, data.channels, data.image_size)
+            counted = count(self.network, data.channels, data.image_size)
+        self.parameters, self.flops = counted.parameters, counted.products
         self.optimizer = _optimizer(recipe, self.network)
         self._model = _compiled(self.network, device) if compiled else self.network
         self._averaging = self._model  # its gradients are averages over the workers

@@ -8,6 +8,8 @@ Every network maps images (n, image_channels, image_size, image_size) to logits 
 Weights are drawn from torch's global generator, so `torch.manual_seed` fixes them.
 """
 
+import inspect
+from collections.abc import Callable
 from typing import Any
 
 from torch import nn
@@ -23,28 +25,46 @@ def make_network(space: SearchSpace, arch: Arch, classes: int, image_size: int =
     """The network of an architecture of `space`.
 
     `options` are those of the network, such as its width and depth; by default it is the one of the publication. The function that
-    the space names takes (arch, classes, image_size, image_channels, **options).
+    the space has or names takes (arch, classes, image_size, image_channels, **options).
 
     Raises:
         UnknownNameError: the network cannot be imported, or does not take one of the options.
-        ConfigError: the space names no network; an option has the wrong type or value, the image is too small or too large for it, or
+        ConfigError: the space has no network; an option has the wrong type or value, the image is too small or too large for it, or
             a user's own function fails.
         OutOfSpaceError: the network cannot be made from this architecture.
     """
-    if space.network is None or ":" not in space.network:
-        what = "no network to train" if space.network is None else f"the network {space.network!r}, which is none"
+    what = f"the network of space {space.name!r}"
+    factory = network_factory(space)
+    checked = check_options(inspect.unwrap(factory), options, what)
+    with blamed(made_of(space, arch)):
+        made = factory(arch, classes, image_size, image_channels, **checked)
+    if not isinstance(made, nn.Module) or next(made.parameters(), None) is None:
+        named = space.network if isinstance(space.network, str) else getattr(inspect.unwrap(factory), "__qualname__", "build")
+        raise ConfigError(f"{made_of(space, arch)} must be a module of torch with weights, but {named} returned {type(made).__name__}")
+    return made
+
+
+def network_factory(space: SearchSpace) -> Callable[..., Any]:
+    """What makes the networks of a space; where it wraps a function, the options are that one's.
+
+    Raises:
+        UnknownNameError: it cannot be imported.
+        ConfigError: the space has none.
+    """
+    network = space.network
+    if network is None or (isinstance(network, str) and ":" not in network):
+        what = "no network to train" if network is None else f"the network {network!r}, which is none"
         raise ConfigError(
             f"space {space.name!r} has {what}; give the class {type(space).__name__} the attribute network = 'module:function', "
             "where function(arch, classes, image_size, image_channels) returns a module of torch"
         )
-    what = f"the network of space {space.name!r}"
-    factory = resolve({}, space.network, what)
-    checked = check_options(factory, options, what)
-    with blamed(what):
-        made = factory(arch, classes, image_size, image_channels, **checked)
-    if not isinstance(made, nn.Module) or next(made.parameters(), None) is None:
-        raise ConfigError(f"{what} must be a module of torch with weights, but {space.network} returned {type(made).__name__}")
-    return made
+    found: Callable[..., Any] = resolve({}, network, f"the network of space {space.name!r}") if isinstance(network, str) else network
+    return found
 
 
-__all__ = ["make_network"]
+def made_of(space: SearchSpace, arch: Arch) -> str:
+    """The network of an architecture, in words for an error; named only where the space's own code may fail for one and not for others."""
+    return f"the network of space {space.name!r}" + ("" if isinstance(space.network, str) else f" for {arch.id}")
+
+
+__all__ = ["made_of", "make_network", "network_factory"]
