@@ -45,6 +45,7 @@ class MobileSpace(ChoiceSpace):
     """
 
     name = "mobile"
+    recipes: ClassVar[Mapping[str, str]] = {"search": "photos-search", "train": "photos"}
     published: ClassVar[Mapping[str, Published]] = {
         "MobileNetV2": Published(
             _published("relu6", False, (1, 2, 3, 4, 3, 3, 1), (16, 24, 32, 64, 96, 160, 320), (3,) * 7),

@@ -116,6 +116,7 @@ QUICK = Recipe(
         "nasbench101": {"channels": 16, "stacks": 2, "modules": 1, "batch_norm_momentum": 0.1},
         "nasbench201": {"channels": 8, "stages": 2, "cells": 1},
         "darts": {"channels": 4, "layers": 3},
+        "mobile": {"width": 0.25, "dropout": 0.0},
     },
     epochs=5,
     batch_size=64,
