@@ -164,8 +164,8 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def _sizes(found: str) -> DataError:
-    mend = "resize them, or let the recipe do it, as by --set recipe.image_size=64"
-    return DataError(f"all images must be square and of one size, if the recipe names none: {found}; {mend}")
+    mend = "name one by --set recipe.image_size=64 (for a one-shot search searcher_options.image_size), or resize them"
+    return DataError(f"all images must be square and of one size where no size is named: {found}; {mend}")
 
 
 def check_damaged(damaged: Collection[str], total: int) -> None:
