@@ -71,12 +71,17 @@ class RunConfig(BaseModel):
     seed: int = Field(0, ge=0, description="seed of the search")
     out: str | None = Field(None, description="run folder: a path or a URI such as s3://bucket/run; without it, a new one in runs/")
     address: str | None = Field(None, description="Ray cluster to use; without it a running one on this machine, else a new local one")
+    log: Texts = Field(
+        default_factory=list, description="tracker that gets what trials report, too: mlflow or wandb; repeat it for several"
+    )
+    log_options: dict[str, Any] = Field(default_factory=dict, description="settings of the trackers; secrets go into the environment")
     tensorboard_trials: bool = Field(False, description="also write one TensorBoard run for each trial (slow for thousands)")
 
 
 _RESOURCES = {"concurrency", "cpus_per_trial", "gpus_per_trial", "address"}
 RESUMABLE = frozenset(
-    _RESOURCES | {"trials", "max_failed_share", "max_failures", "trial_timeout", "stall_timeout", "out", "tensorboard_trials"}
+    _RESOURCES
+    | {"trials", "max_failed_share", "max_failures", "trial_timeout", "stall_timeout", "out", "log", "log_options", "tensorboard_trials"}
 )
 """What may differ when a run is resumed; everything else would make it another search."""
 
@@ -111,6 +116,8 @@ class Settings(TypedDict, total=False):
     seed: int
     out: str | None
     address: str | None
+    log: list[str]
+    log_options: dict[str, Any]
     tensorboard_trials: bool
 
 
@@ -146,8 +153,8 @@ def assign(values: dict[str, Any], assignments: Sequence[str]) -> None:
             raise ConfigError(f"--set takes KEY=VALUE, as in searcher_options.pool=500, not {assignment!r}")
         try:
             value = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"--set {assignment!r}: the value is not valid YAML") from error
+        except yaml.YAMLError:
+            raise ConfigError(f"--set {path}=...: the value is not valid YAML") from None  # it may be a secret
         *parents, last = path.split(".")
         target = values
         for parent in parents:

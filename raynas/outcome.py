@@ -28,6 +28,7 @@ class Metric:
     name: str
     direction: Direction | None = None  # which values are better; None: neither
     unit: str = ""
+    description: str = ""
     searched: bool = True  # whether a search may see it: test accuracies are for reports only
     low: float = -math.inf  # a value outside of [low, high] is a mistake
     high: float = math.inf
@@ -50,18 +51,34 @@ class Metric:
         )
 
 
-VALID_ACCURACY = Metric("valid_accuracy", "max", "fraction", low=0.0, high=1.0)
-TEST_ACCURACY = Metric("test_accuracy", "max", "fraction", searched=False, low=0.0, high=1.0)
+VALID_ACCURACY = Metric(
+    "valid_accuracy", "max", "fraction", "accuracy on the validation images, which a search may be after", low=0.0, high=1.0
+)
+TEST_ACCURACY = Metric(
+    "test_accuracy", "max", "fraction", "accuracy on the test images, which no search sees", searched=False, low=0.0, high=1.0
+)
 METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
         VALID_ACCURACY,
         TEST_ACCURACY,
-        Metric("train_loss", "min"),
-        Metric("parameters", "min", "weights", low=0.0),
-        Metric("flops", "min", "multiply-accumulates", low=0.0),
-        Metric("train_seconds", "min", "s", low=0.0),
-        Metric("wall_seconds", "min", "s", searched=False, low=0.0),  # measured by whoever records a run
+        Metric("train_loss", "min", "", "mean loss of the last epoch on the training images"),
+        Metric("parameters", "min", "weights", "of the network of the space's publication, counted from the architecture alone", low=0.0),
+        Metric("flops", "min", "multiply-accumulates", "of one forward pass of that network on one image, counted likewise", low=0.0),
+        Metric("train_seconds", "min", "s", "spent on training, as the table or the training says", low=0.0),
+        # The following are measured by whoever runs and records a trial.
+        Metric("wall_seconds", "min", "s", "by the clock since the trial started", searched=False, low=0.0),
+        Metric(
+            *("peak_memory", "min", "bytes"),
+            "largest resident set of the process that ran the trial last, with libraries and shared pages, without child processes; of a "
+            "process that ran other trials before since this one took over, null where the system cannot tell (other than Linux)",
+            low=0.0,
+        ),
+        Metric(
+            *("peak_gpu_memory", "min", "bytes"),
+            "largest sum of PyTorch's tensors on the GPUs of that process, without CUDA's own and cached memory; null without a GPU",
+            low=0.0,
+        ),
     )
 }
 COSTS = ("parameters", "flops")  # what a space computes from an architecture alone (`SearchSpace.cost`), before any trial
@@ -71,6 +88,7 @@ _TUNE = """epoch training_iteration time_this_iter_s time_total_s timestamp pid 
     timesteps_since_restore timesteps_this_iter episodes_total episodes_this_iter num_env_steps_trained checkpoint_dir_name date trial_id
     done should_checkpoint hostname node_ip config experiment_tag trial_log_path wall_seconds"""
 _NO_METRICS = frozenset(_TUNE.split())
+_ADDED = frozenset({"peak_memory", "peak_gpu_memory"})  # to every report, see raynas/run/memory.py
 _LARGEST = 2.0**53  # budget that a float holds exactly
 
 
@@ -115,6 +133,9 @@ def declare(declarations: Mapping[str, Mapping[str, Any]], known: Mapping[str, M
         for key in ("low", "high"):
             if key in changes and (isinstance(changes[key], bool) or not isinstance(changes[key], (int, float))):
                 raise ConfigError(f"metrics.{name}.{key} must be a number, not {changes[key]!r}")
+        for key in ("unit", "description"):
+            if not isinstance(changes.get(key, ""), str):
+                raise ConfigError(f"metrics.{name}.{key} must be a text, not {changes[key]!r}")
         declared[name] = replace(declared.get(name, Metric(name)), **changes)
     return declared
 
@@ -255,7 +276,7 @@ class Objective:
         for metric in {metric.name: metric for metric in (*limited, *self.metrics)}.values():
             value = costs.get(metric.name, report.get(metric.name))
             if value is None:
-                came = ", ".join(key for key in report if key not in _NO_METRICS - {"epoch"}) or "nothing"
+                came = ", ".join(key for key in report if key not in (_NO_METRICS | _ADDED) - {"epoch"}) or "nothing"
                 return f"the last report has no {metric.name}; it has {came}"
             if (problem := metric.problem(value)) is not None:
                 return problem

@@ -5,9 +5,10 @@
     errors/TRIAL_ID.txt                           the whole text of an error
     config.json, best.json, ...                   see raynas/storage.py
 
-Columns that every run has come first; each further metric that trials reported follows as one of numbers, by name, null where it was
-not reported. Files may differ in these (DuckDB: `read_parquet('RUN/parts/trials-*.parquet', union_by_name=true)`), and what an earlier
-version of raynas wrote, with fewer columns, is read too.
+raynas/columns.py says what columns there are. Those that every run has come first; each further metric that trials reported follows as
+one of numbers, by name, null where it was not reported. Files may differ in these (DuckDB:
+`read_parquet('RUN/parts/trials-*.parquet', union_by_name=true)`), and what an earlier version of raynas wrote, with fewer columns, is
+read too.
 
 What lets a writer be killed at any moment, and a reader read meanwhile:
 
@@ -23,7 +24,7 @@ What lets a writer be killed at any moment, and a reader read meanwhile:
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -31,48 +32,20 @@ import pyarrow.compute as pc
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
+from raynas.columns import RESERVED, SCHEMAS, STARTED, with_metrics
 from raynas.errors import DamagedError, ResultsError
-from raynas.outcome import COSTS, METRICS, Outcome
+from raynas.outcome import Outcome
 from raynas.storage import filesystem, first_line, in_parallel, list_files, read_bytes
 
 _ATTEMPTS = 10  # readings of a folder whose parts a live writer keeps merging
 
 
-def _schema(required: Mapping[str, Any], optional: Mapping[str, Any]) -> Any:
-    return pa.schema([pa.field(n, t, nullable=False) for n, t in required.items()] + [pa.field(n, t) for n, t in optional.items()])
-
-
-def _metrics(names: Iterable[str]) -> dict[str, Any]:
-    return {name: pa.int64() if name in COSTS else pa.float64() for name in names}
-
-
-TIME = pa.timestamp("us", tz="UTC")
-_ORIGIN = {"proposed_by": pa.string(), "parent": pa.string()} | dict.fromkeys(
-    ("acquisition", "predicted", "predicted_deviation", "queue_seconds"), pa.float64()
-)  # predicted: of the first objective, when the trial was proposed
-_TRIAL = {"order": pa.int64(), "trial_id": pa.string(), "arch_id": pa.string(), "arch": pa.string()}  # arch: JSON
-
-TRIALS = _schema(
-    _TRIAL | {"status": pa.string()},
-    {"epochs": pa.int64()}
-    | _metrics(name for name in METRICS if name != "train_loss")
-    | {"started_at": TIME, "ended_at": TIME, "error": pa.string(), "error_file": pa.string()}  # error: one line; the file has all of it
-    | {"fault": pa.string(), "retries": pa.int64(), "node": pa.string(), "device": pa.string()}  # fault: of the last failure
-    | {"run_id": pa.string(), "cpus": pa.float64(), "gpus": pa.float64()}
-    | _ORIGIN,
-)
-REPORTS = _schema({"trial_id": pa.string(), "epoch": pa.int64()}, _metrics(name for name in METRICS if name not in COSTS))
-STARTED = _schema(_TRIAL | {"started_at": TIME}, {"checkpoint": pa.string(), "budget": pa.float64()} | _ORIGIN)
-# checkpoint: JSON, see raynas/run/checkpoints.py; budget: epochs that the method allowed, null: a full evaluation
-
-SCHEMAS = {"started": STARTED, "reports": REPORTS, "trials": TRIALS}  # in the order in which a flush writes them
-RESERVED = frozenset(name for schema in SCHEMAS.values() for name in schema.names) - METRICS.keys()  # no names for metrics
 _KEYS = {"started": (["trial_id"], "max"), "reports": (["trial_id", "epoch"], "min"), "trials": (["trial_id"], "max")}  # which row counts
 _PART = re.compile(r"(trials|reports|started)-(\d{8})-[0-9a-f]{8}(?:-(\d+))?\.parquet")
 
 
 class Tables(NamedTuple):
-    """What a run folder holds, with the columns of TRIALS, REPORTS and STARTED, and those of further metrics."""
+    """What a run folder holds, with the columns of raynas.columns, and those of further metrics."""
 
     trials: Any  # pyarrow.Table, by order
     reports: Any  # pyarrow.Table, by the order of the trial, then by epoch
@@ -83,15 +56,10 @@ class Tables(NamedTuple):
         return Tables(*(table.to_pandas() for table in self))
 
 
-def with_metrics(kind: str, names: Iterable[str]) -> Any:
-    """The schema of a table with those columns among `names` that are no fixed ones, as metrics."""
-    fixed = SCHEMAS[kind]
-    return pa.schema([*fixed, *(pa.field(name, pa.float64()) for name in sorted(set(names) - set(fixed.names)))])
-
-
 def united(kind: str, tables: Sequence[Any]) -> Any:
     """All rows of one or more tables, whose metrics may differ."""
-    table = pa.concat_tables(tables, promote_options="default")
+    filled = [table for table in tables if len(table)] or tables
+    table = pa.concat_tables(filled, promote_options="default")
     return table.select(with_metrics(kind, table.column_names).names)
 
 
@@ -116,7 +84,7 @@ def _parse(data: Any, path: str, kind: str) -> Any:
         table = pq.read_table(pa.BufferReader(data), use_threads=False)
         if missing := [field.name for field in fixed if not field.nullable and field.name not in table.column_names]:
             raise ValueError(f"it has no column {', '.join(missing)}")
-        schema = with_metrics(kind, (field.name for field in table.schema if _numeric(field.type)))
+        schema = with_metrics(kind, (field.name for field in table.schema if _numeric(field.type)), table.schema)
         columns = [
             table[name].cast(schema.field(name).type, safe=name in fixed.names)
             if name in table.column_names

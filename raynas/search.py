@@ -112,7 +112,8 @@ GROUPS = {
     "what is searched": ("space", "dataset", "table", "objective", "limit"),
     "how it is searched": ("searcher", "scheduler", "trials", "max_epochs", "seed", "warm_start"),
     "how architectures are evaluated": ("trainable", "recipe"),
-    "where": ("out", "address", "concurrency", "cpus_per_trial", "gpus_per_trial", "tensorboard_trials"),
+    "where": ("out", "address", "concurrency", "cpus_per_trial", "gpus_per_trial"),
+    "who else is told": ("log", "tensorboard_trials"),
     "when something breaks": ("max_failures", "trial_timeout", "stall_timeout", "max_failed_share"),
 }
 

@@ -23,7 +23,9 @@ from raynas.errors import ConfigError
 logger = logging.getLogger(__name__)
 
 SIGNATURE = "signature"  # in config.json
-_PATHS = frozenset({"table", "out", "address", "warm_start", "data_dir", "device"})  # settings that may hold a colon and name no code
+_PATHS = frozenset(
+    {"table", "out", "address", "warm_start", "data_dir", "device", "log_options"}
+)  # settings that may hold a colon and name no code
 _PLAIN = frozenset({"arch", "recipe", "metrics", "objective", "limit", "points_to_evaluate"})  # nothing in them is a name of anything
 
 
@@ -123,6 +125,11 @@ def check_code(file: str, stored: Mapping[str, Any], given: Mapping[str, Any], o
         raise ConfigError(
             f"{file} names a Ray cluster ({stored['address']!r}), and was not written by you on this machine; "
             f"give --address yourself ('local' for one of your own), or pass --trust"
+        )
+    if stored.get("log_options") and "log_options" not in given:  # likewise what the environment knows of a tracker
+        raise ConfigError(
+            f"{file} says where trackers are (log_options), and was not written by you on this machine; "
+            f"give --set log_options.tracking_uri=... and the like yourself, or pass --trust"
         )
     repeated = named_code(given)
     left = {path: text for path, text in named_code(stored).items() if repeated.get(path) != text}

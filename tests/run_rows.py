@@ -12,6 +12,7 @@ NOW = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 
 
 ORIGIN = ("proposed_by", "parent", "acquisition", "predicted", "predicted_deviation", "queue_seconds")
+MEMORY = ("peak_memory", "peak_gpu_memory")
 
 
 def started(order: int, **changes: Any) -> dict[str, Any]:
@@ -25,13 +26,13 @@ def trial(order: int, **changes: Any) -> dict[str, Any]:
     metrics = {"epochs": 3, "valid_accuracy": 0.9, "test_accuracy": 0.8, "parameters": 1000, "flops": 2000}
     times = {"train_seconds": 60.0, "wall_seconds": 2.0, "ended_at": NOW}
     how = {"status": "finished", "error": None, "error_file": None}
-    how |= dict.fromkeys(("fault", "retries", "node", "device", "run_id", "cpus", "gpus"))
+    how |= dict.fromkeys(("log_path", "fault", "retries", "node", "device", "run_id", "cpus", "gpus", *MEMORY))
     return row | metrics | times | how | changes
 
 
 def report(order: int, epoch: int, **changes: Any) -> dict[str, Any]:
     metrics = {"valid_accuracy": epoch / 10, "test_accuracy": None, "train_loss": 1.5, "train_seconds": 20.0, "wall_seconds": 1.0}
-    return {"trial_id": f"t{order}", "epoch": epoch} | metrics | changes
+    return {"trial_id": f"t{order}", "epoch": epoch} | metrics | dict.fromkeys(MEMORY) | changes
 
 
 def add(store: RunStore, order: int) -> None:

@@ -1,6 +1,9 @@
 """What ends a run from outside is one line, whatever Ray made of it."""
 
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from ray.exceptions import GetTimeoutError
@@ -8,7 +11,7 @@ from ray.tune.error import TuneError
 
 from raynas import cli
 from raynas.errors import ConfigError, RaynasError, RunFailed, RunLost
-from raynas.run.ending import one_line
+from raynas.run.ending import closing, one_line
 
 TRACE = 'Traceback (most recent call last):\n  File "/x.py", line 1, in f\n    g()\nKeyError: 3\n'
 
@@ -69,3 +72,23 @@ def test_where_nothing_can_be_written_the_line_comes_all_the_same(tmp_path: Path
     (tmp_path / "file").touch()
     with pytest.raises(RunLost, match=r"ended by OSError: \[Errno 28\] full; what has ended"), one_line(str(tmp_path / "file" / "run")):
         raise OSError(28, "full")
+
+
+@pytest.mark.parametrize(
+    ("error", "ended", "exhausted", "how", "why"),
+    [
+        (None, 3, False, "complete", None),
+        (None, 2, True, "complete", None),
+        (None, 2, False, "interrupted", None),
+        (RunFailed("the run was ended by KeyError: 3"), 2, False, "failed", "the run was ended by KeyError: 3"),
+        (RunLost("no head"), 2, False, "lost", "no head"),
+    ],
+)
+def test_how_a_session_ended_is_noted(error: RaynasError | None, ended: int, exhausted: bool, how: str, why: str | None) -> None:
+    notes: list[Any] = []
+    recorder: Any = SimpleNamespace(progress=SimpleNamespace(ended=ended, trials=3), close=notes.append)
+    with pytest.raises(type(error)) if error else nullcontext(), closing(recorder, {"run_id": "a", "ended": None}, lambda: exhausted):
+        if error is not None:
+            raise error
+    (note,) = notes
+    assert note == {"run_id": "a", "ended": {"at": note["ended"]["at"], "how": how, "why": why}}

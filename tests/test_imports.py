@@ -23,6 +23,7 @@ ORDER = [
     "history",
     "model",
     "tables",
+    "columns",
     "results",
     "searchers trainables",
     "config",

@@ -19,6 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from raynas import results, storage
 from raynas.arch import Arch
+from raynas.columns import TRIALS
 from raynas.errors import ConfigError
 from raynas.outcome import METRICS, Objective, declare
 from raynas.run.display import Display
@@ -122,7 +123,7 @@ def test_every_metric_is_kept(uri: str, tmp_path: Path) -> None:
     run.close()
     tables = results.read(uri)
     first, second = tables.trials.to_pylist()
-    assert tables.trials.schema.names == [*results.TRIALS.names, "energy", "f1", "latency"]
+    assert tables.trials.schema.names == [*TRIALS.names, "energy", "f1", "latency"]
     assert [first[name] for name in ("latency", "f1", "energy")] == [2.0, 0.5, None]
     assert [second[name] for name in ("latency", "f1", "energy")] == [None, None, 7.0]
     assert tables.reports["latency"].to_pylist() == [4.0, 3.0, 2.0, None]
@@ -303,7 +304,10 @@ def test_a_trial_that_is_tried_again_says_why_and_its_row_how_often(uri: str, tm
     run.report(trial, {"epoch": 3, "training_iteration": 1, "time_total_s": 1.0, "valid_accuracy": 0.5})
     run.recorder.on_trial_complete(0, [], trial)
     assert run.close().splitlines()[0] == "trial t0 lost (machine): the actor died; tried again in 1 s (1 of 3)"
-    assert [(row["status"], row["error"], row["fault"], row["retries"]) for row in rows(uri)] == [("finished", None, "machine", 1)]
+    (row,) = rows(uri)
+    assert (row["status"], row["error"], row["fault"], row["retries"], row["error_file"]) == ("finished", None, "machine", 1, None)
+    fs, root = storage.filesystem(uri)
+    assert b"the actor died" in storage.read_bytes(fs, f"{root}/{row['log_path']}").to_pybytes()
 
 
 def test_a_row_says_whose_fault_a_failure_was(uri: str, tmp_path: Path) -> None:

@@ -17,9 +17,10 @@ import pytest
 from run_rows import NOW, add, keys, report, started, tree, trial
 
 from raynas import storage
+from raynas.columns import REPORTS, RESERVED, STARTED, TRIALS
 from raynas.errors import ResultsError
 from raynas.outcome import Outcome
-from raynas.results import REPORTS, RESERVED, STARTED, TRIALS, outcome_of, read
+from raynas.results import outcome_of, read
 from raynas.run.store import FAN_IN, RunStore
 
 

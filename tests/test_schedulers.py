@@ -7,8 +7,9 @@ import pytest
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
+from raynas.columns import REPORTS, STARTED, TRIALS
 from raynas.errors import ConfigError, RaynasError
-from raynas.results import REPORTS, STARTED, TRIALS, Tables
+from raynas.results import Tables
 from raynas.run.schedulers import NoController, make_scheduler, remembers, replay, retell
 from raynas.run.settings import SCHEDULERS
 

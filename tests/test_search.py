@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from raynas import results
+from raynas import results, storage
 from raynas.run.schedulers import make_scheduler, replay
 from raynas.spaces import make_space
 from raynas.tables import Table, open_table
@@ -63,6 +63,8 @@ def test_run_folder_keeps_the_contract(finished: tuple[Path, str]) -> None:
     assert config["config"]["trials"] == 40
     assert config["config"]["searcher"] == "bananas"
     assert config["versions"]["ray"].startswith("2.60")
+    assert config["ended"] == {"at": config["ended"]["at"], "how": "complete", "why": None}
+    assert config["started_at"] <= config["ended"]["at"]
     trials = results.read(str(run)).trials.to_pylist()
     assert [row["order"] for row in trials] == list(range(40))
     assert {row["status"] for row in trials} == {"finished"}
@@ -174,9 +176,11 @@ def test_kill_9_at_any_moment_loses_nothing(curves: Path, tmp_path: Path) -> Non
         known |= {row["trial_id"]: row for row in rows_so_far(run)}
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
+        assert storage.read_json(run, "config.json")["ended"] is None
     assert 0 < len(known) < asked
     done = search(tmp_path, *arguments)
     assert done.returncode == 0, done.stderr
+    assert storage.read_json(run, "config.json")["ended"]["how"] == "complete"
     tables = results.read(run)
     rows = tables.trials.to_pylist()
     assert len(rows) == len({row["arch_id"] for row in rows}) == asked
@@ -223,6 +227,8 @@ def test_ctrl_c_exits_130_and_says_how_to_go_on(curves: Path, tmp_path: Path) ->
     assert process.returncode == 130, printed
     assert "python -m raynas.search --resume run" in printed
     assert "Traceback" not in printed
+    ended = storage.read_json(str(tmp_path / "run"), "config.json")["ended"]
+    assert (ended["how"], ended["why"]) == ("interrupted", "SIGINT")
     before = results.read(str(tmp_path / "run")).trials
     assert 0 < len(before) < 200
     done = search(tmp_path, "--resume", "run", "--trials", len(before) + 5)

@@ -1,16 +1,20 @@
-"""How a run ends that something outside of it has ended: with one line, and everything that is known in its folder."""
+"""How a run ends: noted in its folder, and where something outside of it has ended it with one line, and everything that is known there."""
 
 import logging
+import signal
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
 
 from ray.exceptions import RayError, RayTaskError
 from ray.tune.error import TuneError
 
-from raynas import storage
+from raynas import signals, storage
 from raynas.errors import RaynasError, RunFailed, RunLost
 from raynas.run.failures import reason, write_error
+from raynas.run.recorder import Recorder
 from raynas.run.summary import resume_command
 
 logger = logging.getLogger(__name__)
@@ -27,6 +31,8 @@ def one_line(uri: str) -> Iterator[None]:
     """
     try:
         yield
+    except RaynasError:
+        raise
     except Exception as error:
         found = _inner(error)
         if isinstance(found, RaynasError):
@@ -35,6 +41,35 @@ def one_line(uri: str) -> Iterator[None]:
         text = "".join(traceback.format_exception(error))
         go_on = f"what has ended is kept; go on with: {resume_command(uri)}"
         raise kind(f"the run was ended by {_words(found)}{_written(uri, text)}; {go_on}") from error
+
+
+@contextmanager
+def closing(recorder: Recorder, file: Mapping[str, Any], exhausted: Callable[[], bool]) -> Iterator[None]:
+    """Closes what records a session, with a note in config.json about when and how it ended.
+
+    Where the storage is lost, or the process is killed, no note is written: `ended` is null, as while the run goes on.
+
+    Args:
+        file: what config.json holds.
+        exhausted: whether the space holds no more architectures.
+
+    Raises:
+        RunLost: the storage has not answered for too long.
+    """
+    how, why = "interrupted", None
+    try:
+        yield
+        progress, number = recorder.progress, signals.received()
+        if progress.ended >= progress.trials or exhausted():
+            how = "complete"
+        elif number is not None:
+            why = signal.Signals(number).name
+    except RaynasError as error:
+        how, why = "lost" if isinstance(error, RunLost) else "failed", str(error)
+        raise
+    finally:
+        note = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "how": how, "why": why}
+        recorder.close({**file, "ended": note})
 
 
 def _inner(error: Exception) -> Exception:

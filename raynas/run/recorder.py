@@ -13,9 +13,10 @@ from ray.tune import Callback
 
 from raynas import storage
 from raynas.arch import Arch
+from raynas.columns import RESERVED, TRIALS
 from raynas.errors import ConfigError
-from raynas.outcome import COSTS, TEST_ACCURACY, Objective, budget_of, measured
-from raynas.results import RESERVED, TRIALS, Tables, metrics_of, outcome_of
+from raynas.outcome import COSTS, METRICS, TEST_ACCURACY, Metric, Objective, budget_of, measured
+from raynas.results import Tables, metrics_of, outcome_of
 from raynas.run.checkpoints import Checkpoints
 from raynas.run.display import Display, Progress
 from raynas.run.failures import Failure, failure
@@ -23,6 +24,7 @@ from raynas.run.resume import Earlier
 from raynas.run.retries import Retries
 from raynas.run.schedulers import retell
 from raynas.run.tensorboard import RunSummary
+from raynas.run.trackers import Trackers
 from raynas.run.writer import Writer
 from raynas.spaces import SearchSpace, known_costs
 
@@ -85,6 +87,8 @@ class Recorder(Callback):  # type: ignore[misc]  # ray has no types
         guard: raises RunLost where the folder is ours no more.
         retries: knows how often trials have failed, and whose fault it was.
         settings: of the search, that TensorBoard shows beside its best values.
+        metrics: what is known of metrics.
+        trackers: are told what is recorded.
 
     Raises:
         ConfigError: a metric of the objective or of a limit has the name of a column of another meaning.
@@ -109,6 +113,8 @@ class Recorder(Callback):  # type: ignore[misc]  # ray has no types
         guard: Callable[..., None] = lambda look=False: None,
         retries: Retries | None = None,
         settings: Mapping[str, Any] | None = None,
+        metrics: Mapping[str, Metric] = METRICS,
+        trackers: Trackers | None = None,
     ) -> None:
         check_names(objective)
         self.uri, self.searcher, self.objective, self.space = uri, searcher, objective, space
@@ -116,9 +122,9 @@ class Recorder(Callback):  # type: ignore[misc]  # ray has no types
         self.device, self.columns = device, dict(columns or {})
         self.checkpoints = Checkpoints(uri)
         self.earlier = Earlier(before)
-        self.retries = retries or Retries()
+        self.retries, self.trackers = retries or Retries(), trackers or Trackers([], {}, "", {})
         self.summary = RunSummary(storage.join(uri, "tensorboard"), per_trial, settings)  # only the writer's thread uses it
-        self.store = Writer(uri, self._say, self.summary.flush, guard)
+        self.store = Writer(uri, self._say, self.summary.flush, guard, metrics)
         self.display: Display | None = None
         self.progress = Progress(trials, objective)
         self.best: dict[str, Any] | None = None  # the row of the best trial
@@ -156,7 +162,9 @@ class Recorder(Callback):  # type: ignore[misc]  # ray has no types
             return
         self._epochs[trial_id] = self.progress.epochs[trial_id] = epoch
         metrics = {name: value for name, value in self._stored(measured(result)).items() if name not in COSTS}
-        self.store.add_report(metrics | {"wall_seconds": result.get("time_total_s"), "trial_id": trial_id, "epoch": epoch})
+        row = metrics | {"wall_seconds": result.get("time_total_s")}
+        self.store.add_report(row | {"trial_id": trial_id, "epoch": epoch})
+        self.trackers.reported(trial_id, epoch, row)
         self.store.then(partial(self.summary.report, trial_id, epoch, metrics))
 
     def on_checkpoint(self, iteration: int, trials: list[Any], trial: Any, checkpoint: Any, **info: Any) -> None:
@@ -206,6 +214,7 @@ class Recorder(Callback):  # type: ignore[misc]  # ray has no types
             self.write_best()
         if time.monotonic() - self._pictured > _PICTURES:
             self._draw()
+        self._tell_news()
         self.store.check()
         self.progress.seconds, self.progress.session_seconds = self._seconds(), time.monotonic() - self._began
         if self.display is not None:
@@ -231,6 +240,7 @@ class Recorder(Callback):  # type: ignore[misc]  # ray has no types
             row, reports = earlier
             self._go_on(trial, row, reports)
         self._rows[trial.trial_id] = row
+        self.trackers.started(row)
         self.progress.running += 1
         self.progress.epochs[row["trial_id"]] = 0
         return row
@@ -271,10 +281,13 @@ class Recorder(Callback):  # type: ignore[misc]  # ray has no types
         tries = self.retries.ended(trial)
         fault = "architecture" if outcome.status == "failed" and not failed else tries.blame.fault  # the former: its last report is none
         row |= {"fault": fault if outcome.status == "failed" or tries.retries else None, "retries": tries.retries}
-        row["error_file"] = failed and f"errors/{row['trial_id']}.txt"
-        if failed:
-            self.store.put(row["error_file"], failed.text.encode())
+        log = failed or (failure(trial) if tries.retries else None)
+        row["log_path"] = log and f"errors/{row['trial_id']}.txt"
+        row["error_file"] = row["log_path"] if failed else None
+        if log:
+            self.store.put(row["log_path"], log.text.encode())
         self.store.add_trial(row)
+        self.trackers.ended(row)
         if outcome.status == "failed":
             text = f"; see {storage.join(self.uri, row['error_file'])}" if failed else ""
             self._say(f"trial {row['trial_id']} failed: {outcome.error}{text}")
@@ -355,8 +368,8 @@ class Recorder(Callback):  # type: ignore[misc]  # ray has no types
             value |= self.about | {"recommended": recommended and recommended.to_config(), "train": self.command}
             self.store.put_json("best.json", value)
 
-    def close(self) -> None:
-        """Writes everything and merges the parts.
+    def close(self, config: Mapping[str, Any] | None = None) -> None:
+        """Writes everything, with `config` as config.json where it is given, and merges the parts.
 
         Raises:
             RunLost: the storage has not answered for too long.
@@ -364,13 +377,21 @@ class Recorder(Callback):  # type: ignore[misc]  # ray has no types
         with ExitStack() as stack:
             if self.display is not None:
                 stack.callback(self.display.close, self.progress)
+            stack.callback(self._tell_news)
+            stack.callback(self.trackers.close)
             stack.callback(self.store.close)
             self.write_best(self.searcher.recommend())
+            if config is not None:
+                self.store.put_json("config.json", config)
             if self._seconds() > _PICTURES:
                 self._draw()
             if deletion := self.checkpoints.deletion():
                 self.store.delete(deletion)
             self.store.then(self.summary.close)
+
+    def _tell_news(self) -> None:
+        for line in self.trackers.news():
+            self._say(line)
 
     def __getstate__(self) -> dict[str, Any]:
         """Tune pickles callbacks, which nobody ever unpickles; a thread does not travel."""

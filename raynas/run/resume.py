@@ -8,6 +8,7 @@ from typing import Any
 
 from raynas import results
 from raynas.arch import Arch
+from raynas.columns import STARTED
 from raynas.errors import RaynasError, ResultsError
 from raynas.outcome import STATUSES
 from raynas.results import Tables
@@ -27,7 +28,7 @@ def read_earlier(uri: str) -> Tables:
     tables = results.read(uri)
     trials, started = tables.trials.to_pylist(), tables.started.to_pylist()
     for row in [*trials, *started]:
-        nulls = [field.name for field in results.STARTED if not field.nullable and row[field.name] is None]
+        nulls = [field.name for field in STARTED if not field.nullable and row[field.name] is None]
         if nulls or not _ID.fullmatch(row["trial_id"]):
             raise ResultsError(f"{uri} is damaged: a trial is called {row['trial_id']!r}" + "".join(f", its {n} is missing" for n in nulls))
         parse_arch(row)

@@ -6,7 +6,7 @@ import json
 import os
 import secrets
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -26,7 +26,8 @@ from raynas.results import Tables
 from raynas.run.checkpoints import EACH_REPORT, NEVER, run_config
 from raynas.run.connect import cluster
 from raynas.run.display import Display
-from raynas.run.ending import one_line
+from raynas.run.ending import closing, one_line
+from raynas.run.memory import measured
 from raynas.run.ray_private import kept, unburdened
 from raynas.run.recorder import Recorder, check_names
 from raynas.run.resume import arch_of
@@ -36,6 +37,7 @@ from raynas.run.slots import needs_of, slots
 from raynas.run.summary import Run, read_run
 from raynas.run.supernets import Supernets
 from raynas.run.tensorboard import hyperparameters
+from raynas.run.trackers import Trackers, check_trackers
 from raynas.run.train_command import train_command
 from raynas.run.warm_start import dataset_of, observations, warm_tables
 from raynas.spaces import SearchSpace, make_space
@@ -67,13 +69,16 @@ class Session:
 
     def __init__(self, config: RunConfig, uri: str, console: Console, before: Tables | None = None, own: bool = True) -> None:
         self.config, self.uri, self.console, self.before, self.own = config, uri, console, before, own
+        self.file: dict[str, Any] = {}  # what config.json holds
         needs_of(config)
+        check_trackers(config.log, config.log_options)
         self.whole_space = make_space(config.space, config.space_options)
         check_space(self.whole_space, config.space)
         self.trainable = resolve(TRAINABLES, config.trainable, "trainable")
         check_trainable(self.trainable, config.trainable)
         declared = {metric.name: metric for metric in getattr(self.trainable, "metrics", ())}
-        self.objective = Objective.parse(config.objective, config.limit, declare(config.metrics, METRICS | declared))
+        self.metrics = declare(config.metrics, METRICS | declared)
+        self.objective = Objective.parse(config.objective, config.limit, self.metrics)
         check_names(self.objective)
         self.trial_config = self._trial_config()
         self.plan = self._plan()
@@ -147,14 +152,16 @@ class Session:
             stack.callback(self.searcher.engine.close)
             stack.enter_context(_tune_environment())
             stack.enter_context(unburdened())
-            file = self._write_config()  # before anything is known: a folder with a configuration can be resumed, whatever happens next
+            self.file = (
+                self._write_config()
+            )  # before anything is known: a folder with a configuration can be resumed, whatever happens next
             if left > 0:
                 self._load()
-                room = self._join(stack, file)
+                room = self._join(stack)
             stack.enter_context(signals.held())  # what follows is left where `Halt` says, and closed in any case
-            recorder = self._recorder(guard, file["run_id"])
+            recorder = self._recorder(guard)
             recorder.checkpoints.own = self.own
-            with one_line(self.uri):
+            with one_line(self.uri), closing(recorder, self.file, lambda: self.searcher.exhausted), one_line(self.uri):
                 try:
                     self._tell(recorder)
                     if left > 0 and self.supernets is not None:
@@ -169,8 +176,6 @@ class Session:
                     if signals.received() is None or recorder.store.lost is not None:
                         raise
                     self.console.print("interrupted")
-                finally:
-                    recorder.close()
         if self.searcher.engine.problem is not None:
             name, problem = self.config.searcher, self.searcher.engine.problem
             self.console.print(f"warning: {name} never proposed anything, so this was random search: {problem}", soft_wrap=True)
@@ -181,11 +186,8 @@ class Session:
         self.searcher.engine.warm_up()
         threading.Thread(target=self.searcher.engine.method.load, name="raynas-load", daemon=True).start()
 
-    def _join(self, stack: ExitStack, file: Mapping[str, Any]) -> int:
-        """Joins or starts a cluster for as long as `stack` is open; how many trials have room there at once.
-
-        Args:
-            file: what config.json holds, which is to tell the cluster besides.
+    def _join(self, stack: ExitStack) -> int:
+        """Joins or starts a cluster for as long as `stack` is open, and notes which; how many trials have room there at once.
 
         Raises:
             ConfigError: there is none, or no room; of a new run nothing is left behind.
@@ -200,7 +202,8 @@ class Session:
                 fs, root = storage.filesystem(self.uri)
                 fs.delete_file(f"{root}/config.json")
             raise
-        storage.write_json(self.uri, "config.json", {**file, "cluster": joined.to_json()})
+        self.file |= {"cluster": joined.to_json(), "ended": None}
+        storage.write_json(self.uri, "config.json", self.file)
         return room
 
     def _write_config(self) -> dict[str, Any]:
@@ -218,8 +221,8 @@ class Session:
         storage.write_json(self.uri, "config.json", config)
         return config
 
-    def _recorder(self, guard: Callable[..., None], run_id: str) -> Recorder:
-        config = self.config
+    def _recorder(self, guard: Callable[..., None]) -> Recorder:
+        config, settings, run_id = self.config, hyperparameters(self.config.model_dump()), self.file["run_id"]
         return Recorder(
             self.uri,
             self.searcher,
@@ -236,7 +239,9 @@ class Session:
             before=self.before,
             guard=guard,
             retries=self.retries,
-            settings=hyperparameters(config.model_dump()),
+            settings=settings,
+            metrics=self.metrics,
+            trackers=Trackers(config.log, config.log_options, run_id, settings),
         )
 
     def _tell(self, recorder: Recorder) -> None:
@@ -259,7 +264,7 @@ class Session:
         if self.supernets is not None:
             self.console.print(f"training {left} architectures that were found", highlight=False)
         tuner = tune.Tuner(
-            tune.with_resources(self.trainable, {"cpu": config.cpus_per_trial, "gpu": config.gpus_per_trial}),
+            tune.with_resources(measured(self.trainable), {"cpu": config.cpus_per_trial, "gpu": config.gpus_per_trial}),
             param_space=self.trial_config,
             tune_config=tune.TuneConfig(
                 search_alg=self.searcher,

@@ -1,6 +1,7 @@
 """From what a user gives, in a command line or in Python, to the configuration of a run, which every node and later session reads alike."""
 
 import importlib
+import os
 import sys
 from collections.abc import Mapping
 from dataclasses import fields
@@ -14,6 +15,7 @@ from raynas.config import RESUMABLE, RunConfig, make_config
 from raynas.errors import ConfigError, ResumeError
 from raynas.registry import resolve
 from raynas.run.lock import check_free, refuse_held
+from raynas.run.trackers import refuse_secrets
 from raynas.spaces import SPACES, SearchSpace
 from raynas.trust import check_code
 from searchers import SEARCHERS, Method, oneshot_method
@@ -88,6 +90,10 @@ def plain(given: Mapping[str, Any]) -> dict[str, Any]:
     Trials have working directories of their own, and a run may go on from another; so paths are made absolute.
     """
     values = dict(given)
+    if "log_options" in values:
+        refuse_secrets(values.get("log"), values["log_options"])
+        if (uri := values["log_options"].get("tracking_uri")) and os.sep in str(uri):  # not a name, as `databricks`
+            values["log_options"] = {**values["log_options"], "tracking_uri": _path(uri)}
     if isinstance(values.get("searcher"), Method):
         method: Method = values["searcher"]
         settings = {f.name: getattr(method, f.name) for f in fields(method)}

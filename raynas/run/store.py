@@ -10,9 +10,10 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
+from raynas.columns import SCHEMAS, TIME, described, with_metrics
 from raynas.errors import ResultsError
-from raynas.outcome import STATUSES, as_number
-from raynas.results import SCHEMAS, TIME, Part, collect, list_parts, read_parts, unique, united, with_metrics
+from raynas.outcome import METRICS, STATUSES, Metric, as_number
+from raynas.results import Part, collect, list_parts, read_parts, unique, united
 from raynas.storage import filesystem, finite, first_line, is_object_store, list_files, make_folder, write_bytes
 
 FAN_IN = 10  # parts of one level that become one of the next: a row is rewritten once a level, so the work a row grows with the logarithm
@@ -89,12 +90,17 @@ class RunStore:
     Rows wait in memory until a flush. A metric that is NaN or infinite is stored as null. A store opened on a folder with results adds to
     them: this is how a run is resumed.
 
+    Args:
+        uri: the run folder.
+        metrics: what is known of metrics, which is said in the files.
+
     Raises:
         ResultsError: (every method) a row does not fit its schema, or the storage refuses; rows not yet written stay buffered.
     """
 
-    def __init__(self, uri: str) -> None:
+    def __init__(self, uri: str, metrics: Mapping[str, Metric] = METRICS) -> None:
         self.fs, self.root = filesystem(uri)
+        self._metrics = metrics
         self._parts_folder = f"{self.root}/parts"
         self.rows = Rows()
         self.add_started, self.add_report, self.add_trial = self.rows.add_started, self.rows.add_report, self.rows.add_trial
@@ -177,5 +183,5 @@ class RunStore:
 
     def _write(self, path: str, table: Any) -> None:
         sink = pa.BufferOutputStream()
-        pq.write_table(table.combine_chunks(), sink)  # five times as fast as from as many chunks as rows
+        pq.write_table(described(table.combine_chunks(), self._metrics), sink)  # five times as fast as from as many chunks as rows
         write_bytes(self.fs, path, sink.getvalue(), temporary_in=self._parts_folder)

@@ -22,6 +22,7 @@ from typing import Any, NoReturn
 
 from raynas import signals
 from raynas.errors import DamagedError, ResultsError, RunLost
+from raynas.outcome import METRICS, Metric
 from raynas.run.store import Rows, RunStore
 from raynas.run.summary import resume_command
 from raynas.storage import first_line, json_bytes
@@ -85,6 +86,7 @@ class Writer:
         say: shows a line to the user.
         periodically: is called by the thread every CURVES seconds, after what was handed over until then.
         guard: raises RunLost where the folder is ours no more.
+        metrics: what is known of metrics.
 
     Raises:
         ResultsError: (constructor) the storage refuses; (add_started, add_report, add_trial) the row does not fit its schema.
@@ -92,10 +94,15 @@ class Writer:
     """
 
     def __init__(
-        self, uri: str, say: Callable[[str], None], periodically: Callable[[], None], guard: Callable[..., None] = lambda look=False: None
+        self,
+        uri: str,
+        say: Callable[[str], None],
+        periodically: Callable[[], None],
+        guard: Callable[..., None] = lambda look=False: None,
+        metrics: Mapping[str, Metric] = METRICS,
     ) -> None:
         self.uri, self._say, self._periodically, self._guard = uri, say, periodically, guard
-        self._store = RunStore(uri)
+        self._store = RunStore(uri, metrics)
         self._batch, self._writing = Batch(), Batch()
         self._deletions: SimpleQueue[Callable[[], None] | None] = SimpleQueue()  # None: there are no more
         self._change = threading.Condition()
