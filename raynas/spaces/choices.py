@@ -215,7 +215,7 @@ class Tree:
                 if place is None:
                     raise OutOfSpaceError(f"{name} cannot be {given!r}; allowed: {self._allowed(node)}")
                 vector[node.leaf] = place
-            blocks = given if node.repeated else [given] if node.blocks and given is not None else []
+            blocks = given if node.repeated else [] if node.leaf is not None and given is None else [given]
             for i, (nodes, inner) in enumerate(zip(node.blocks, blocks, strict=False)):
                 block(nodes, inner, f"{name}.{i}." if node.repeated else f"{name}.")
 
