@@ -51,6 +51,7 @@ class Recipe:
     cutmix: NotNegative = 0.0  # alpha of pasting parts of other images: Yun et al. 2019, arXiv:1905.04899
     drop_path: Fraction = 0.0  # in the last epoch; it grows linearly from 0
     auxiliary_weight: NotNegative = 0.0  # of the auxiliary head's loss
+    calibration: Annotated[int, Field(ge=0)] = 0  # images from which batch norms learn their statistics after an epoch; 0: running means
     label_smoothing: Fraction = 0.0  # probability mass that is spread evenly over all classes: Szegedy et al. 2016, arXiv:1512.00567
 
     def network_options(self, space: str) -> Mapping[str, Any]:
@@ -143,6 +144,7 @@ def _photos(name: str, epochs: int, image_size: int, validation: float) -> Recip
         clip=5.0,
         image_size=image_size,
         crop_area=0.25,
+        calibration=1000,
         label_smoothing=0.1,
     )
 

@@ -24,6 +24,7 @@ from raynas.errors import ConfigError, RaynasError, ResumeError
 from raynas.spaces import SearchSpace
 from trainables.learning.augmentation import augmented, middle, mix
 from trainables.learning.blame import blamed
+from trainables.learning.calibration import calibrate
 from trainables.learning.data import Data
 from trainables.learning.networks import make_network
 from trainables.learning.networks.counting import count
@@ -207,6 +208,8 @@ class Trainer:
                 rate = self._set_learning_rate(step / len(batches))
                 images = augmented(images, self.data, self.recipe, self.normalize, generator, partial(self._seed_of, step))
                 totals += self._step(images, labels, step)
+            if self.recipe.calibration:
+                self._calibrate(order[: self.recipe.calibration])
         self._average_statistics()
         loss, accuracy = (self._sum(totals) / sum(map(len, batches))).tolist()
         if not isfinite(loss):
@@ -269,6 +272,17 @@ class Trainer:
             dist.all_reduce(values)
         return values
 
+    def _calibrate(self, chosen: Tensor) -> None:
+        """Sets the statistics of batch norms to those of some training images, unchanged, of each worker's share."""
+        share = chosen[self.rank :: self.workers]
+        batches = [batch for batch in torch.split(share, max(2, self.batch_size // self.workers)) if len(batch) > 1] or [chosen[:2]]
+        with self._autocast():
+            calibrate(self.network, (self._formatted(self._seen(images)) for images, _ in self._splits["train"].batches(batches)))
+
+    def _seen(self, images: Tensor) -> Tensor:
+        """Images as a network sees them outside of training."""
+        return self.normalize(middle(images, self.data.image_size))  # type: ignore[no-any-return]
+
     def _average_statistics(self) -> None:
         """Gives all workers the mean of what their batch norms saw."""
         if self.workers > 1:
@@ -298,7 +312,7 @@ class Trainer:
         batches = torch.split(share, 2 * max(1, self.batch_size // self.micro_batches // self.workers))
         with torch.inference_mode(), self._autocast():
             for images, labels in part.batches(batches if len(share) else [], device=self.device):
-                logits = self._model(self._formatted(self.normalize(middle(images, self.data.image_size))))
+                logits = self._model(self._formatted(self._seen(images)))
                 counts += torch.bincount(classes * labels + logits.argmax(1), minlength=len(counts))
                 counts[-1] += (~logits.isfinite()).sum()
         if self._sum(counts)[-1]:
