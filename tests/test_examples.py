@@ -1,7 +1,11 @@
-"""examples/cluster.py, which docs/extending.md shows, searches on a cluster that `ray start` has started, and goes on there."""
+"""Examples that are whole searches: cluster.py, of docs/extending.md, on a cluster that `ray start` has started; and choice_space.py, of
+docs/choice-spaces.md, on a folder of images, with the commands of that page.
+"""
 
 import os
 import re
+import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -11,7 +15,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from raynas import results
 
@@ -63,3 +69,48 @@ def test_a_search_on_a_cluster_that_runs_already(cluster: tuple[str, Path], tmp_
         assert done.returncode == 0, done.stdout + done.stderr
         assert len(re.findall(r"nor_conv|skip|pool|none", done.stdout)) >= 3, done.stdout
     assert results.read(str(run)).trials.num_rows == 4
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """The example, and a folder of small images of two classes beside it."""
+    shutil.copy(ROOT / "examples" / "choice_space.py", tmp_path)
+    rng = np.random.default_rng(0)
+    for label, brightness in (("dark", 0), ("light", 100)):
+        (tmp_path / "photos" / label).mkdir(parents=True)
+        for i in range(20):
+            image = brightness + rng.integers(0, 128, (12, 12, 3), dtype=np.uint8)
+            Image.fromarray(image).save(tmp_path / "photos" / label / f"{i}.png")
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_a_search_in_a_space_of_choices(folder: Path) -> None:
+    def run(*arguments: str) -> str:
+        done = subprocess.run(
+            [sys.executable, *arguments],
+            cwd=folder,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            timeout=280,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "Traceback" not in done.stderr
+        return done.stdout
+
+    assert "'blocks': [{'width': " in run("choice_space.py", "photos", "run")
+    rows = results.read(str(folder / "run")).trials.to_pylist()
+    assert len({row["arch_id"] for row in rows}) == 6
+    assert {row["status"] for row in rows} == {"finished"}
+
+    page = (ROOT / "docs" / "choice-spaces.md").read_text(encoding="utf-8")
+    search, train = (shlex.split(line)[1:] for line in page.splitlines() if line.startswith("python -m ") and "runs/photos" in line)
+    assert "blocks[0]: width" in run(*search)
+    assert "5/5 trials" in run("-m", "raynas.search", "--resume", "runs/photos", "--trials", "5")
+    rows = results.read(str(folder / "runs/photos")).trials.to_pylist()
+    assert len({row["arch_id"] for row in rows}) == 5
+    assert all(row["parameters"] <= 20000 for row in rows)
+    run(*train)
+    assert (folder / "trained" / "model.pt").exists()
+    run("-m", "raynas.report", "runs/photos")
