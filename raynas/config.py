@@ -11,6 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from raynas.errors import ConfigError
 from raynas.registry import unknown
+from raynas.spaces import SearchSpace
 from searchers.method import Method
 
 
@@ -89,7 +90,7 @@ RESUMABLE = frozenset(
 class Settings(TypedDict, total=False):
     """The fields of `RunConfig` as keywords of `raynas.run_search`; what is named there by `module:Class` may be the class itself."""
 
-    space: str | Callable[..., Any]
+    space: str | Callable[..., Any] | SearchSpace
     space_options: dict[str, Any]
     trainable: str | Callable[..., Any]
     trainable_options: dict[str, Any]

@@ -1,7 +1,7 @@
 """Networks for phones: seven stages of inverted residual blocks, a space that holds MobileNetV2 and EfficientNet-B0."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from raynas.spaces.base import Published
 from raynas.spaces.choice import ChoiceSpace
@@ -56,10 +56,6 @@ class MobileSpace(ChoiceSpace):
             "Tan & Le 2019, https://arxiv.org/abs/1905.11946",
         ),
     }
-
-    def recipe(self, purpose: Literal["search", "train"], dataset: str | None = None) -> str | Mapping[str, Any]:
-        """For digits, networks of a quarter of the width."""
-        return {"base": "quick", "network": {"width": 0.25}} if dataset == "digits" else super().recipe(purpose, dataset)
 
     def __init__(self, classes: int = 1000, image_size: int = 224, channels: int = 3) -> None:
         super().__init__(self.name, CHOICES, "trainables.learning.networks.mobile:MobileNetwork", classes, image_size, channels)
