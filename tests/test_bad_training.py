@@ -46,7 +46,7 @@ BAD: dict[str, tuple[Callable[[Path], None], list[str], list[str]]] = {
     "empty folder": (lambda path: folder(path, 0), FOLDER, ["at least 2 classes", "it has 0 folders"]),
     "empty class": (lambda path: folder(path, sizes=()), FOLDER, ["class0 holds no images"]),
     "one class": (lambda path: folder(path, 1), FOLDER, ["at least 2 classes", "it has 1 folders"]),
-    "mixed sizes": (lambda path: folder(path, sizes=(8, 9)), FOLDER, ["class0/1.png has 9x9, the first one 8x8; name one by --set recipe.image_size=64"]),
+    "mixed sizes": (lambda path: folder(path, sizes=(8, 9)), FOLDER, ["class0/1.png has 9x9, the first one 8x8; name one by --set"]),
     "damaged image": (damaged, FOLDER, ["class1/1.png cannot be read as an image"]),
     "no function": (nothing, OWN, ["data set 'own_data:load' cannot be imported"]),
     "labels out of range": (function("{'train': (images, labels), 'test': (images, labels + 1)}"), OWN, ["label 3 in test", "of 0 to 2"]),

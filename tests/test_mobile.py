@@ -67,7 +67,7 @@ def test_options_of_the_network() -> None:
     for option, value in (("width", 0.0), ("dropout", 1.0), ("stochastic_depth", -0.1)):
         with pytest.raises(ConfigError, match=f"{option}={value}"):
             make_network(SPACE, describe("MobileNetV2"), 10, 8, 1, **{option: value})
-    assert make_recipe(None, SPACE, "digits").network_options("mobile") == {"width": 0.25}
+    assert make_recipe(None, SPACE, "digits").network_options("mobile") == {"width": 0.25, "dropout": 0.0}
     assert make_space("mobile", {"classes": 10}).cost(describe("MobileNetV2")).parameters == 3_504_872 - 990 * 1281
     blocks = make_network(SPACE, describe("EfficientNet-B0"), 10, 8, 1, stochastic_depth=0.2).features[1:-1]
     assert [block.drop.p for block in blocks] == pytest.approx(np.arange(16) * 0.2 / 16)
