@@ -306,8 +306,8 @@ def test_methods_beat_random_search(method: str) -> None:
 
 def test_a_table_of_choices_is_searched_and_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [arch for arch in ALL[::99] if known_costs(space, arch)]
-    texts = [json.dumps({"choices": arch.to_config()["choices"]}) for arch in rows]
-    pacsv.write_csv(pa.table({"arch": texts, "acc": np.linspace(0.1, 0.9, len(rows))}), tmp_path / "own.csv")
+    texts = [json.dumps(arch.to_config()["choices"]) for arch in rows]
+    pacsv.write_csv(pa.table({"choices": texts, "acc": np.linspace(0.1, 0.9, len(rows))}), tmp_path / "own.csv")
     table, named = str(tmp_path / "own.parquet"), ("--space", f"{__name__}:space")
     assert run(capsys, tmp_path / "own.csv", table, "--valid", "acc", *named, "--epochs", 3)[0] == 0
     opened = open_table(table, space, "cifar10")

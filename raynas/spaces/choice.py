@@ -4,11 +4,12 @@ L: leaves of the tree of choices (see `raynas.spaces.choices`), P: paths, A: var
 """
 
 import inspect
+import json
 import re
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from raynas.arch import Arch
 from raynas.errors import ConfigError, OutOfSpaceError
 from raynas.registry import resolve
-from raynas.spaces.base import Cost, Drawing, Edge, Graph, SearchSpace
+from raynas.spaces.base import Cost, Drawing, Edge, Graph, SearchSpace, json_object
 from raynas.spaces.base import Node as Place
 from raynas.spaces.choices import INACTIVE, Leaf, Node, Tree, Vector, text_of
 
@@ -69,6 +70,7 @@ class ChoiceSpace(SearchSpace):
     classes: int = 10
     image_size: int = 32
     channels: int = 3
+    columns: ClassVar = ("choices",)
     _costs: dict[str, Cost] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -89,7 +91,7 @@ class ChoiceSpace(SearchSpace):
 
     # -- its architectures
 
-    def make(self, **choices: Any) -> Arch:
+    def make(self, /, **choices: Any) -> Arch:
         """The architecture with these choices.
 
         Raises:
@@ -190,12 +192,18 @@ class ChoiceSpace(SearchSpace):
         return tuple(place + bool(leaf.needs) for leaf, place in zip(self._tree.leaves, self._vector(arch), strict=True))
 
     def scalars(self, arch: Arch) -> tuple[float, ...]:
-        """Of each ordered choice the place of its value, from 0 to 1; of each other one, one bit a value. No network is built."""
-        values: list[float] = []
-        for leaf, place in zip(self._tree.leaves, self._vector(arch), strict=True):
-            last = len(leaf.values) - 1
-            values += [max(place, 0) / max(last, 1)] if leaf.ordered else [float(place == i) for i in range(last + 1)]
-        return tuple(values)
+        """Of each ordered choice the place of its value, from 0 to 1; then one bit for each value of every choice. No network is built.
+
+        The bits say what the paths say, which count less in the default encoding than suits choices.
+        """
+        places = [
+            max(place, 0) / max(len(leaf.values) - 1, 1)
+            for leaf, place in zip(self._tree.leaves, self._vector(arch), strict=True)
+            if leaf.ordered
+        ]
+        bits = np.zeros(self.num_paths)
+        bits[list(self.paths(arch))] = 1.0
+        return (*places, *bits.tolist())
 
     def graph(self, arch: Arch) -> Graph:
         """A vertex for each choice that exists, its value the operation, between input and output: its paths are those of `paths`."""
@@ -204,6 +212,17 @@ class ChoiceSpace(SearchSpace):
         adjacency[0, 1:-1] = adjacency[1:-1, -1] = 1
         operations: NDArray[np.int64] = np.array([0, *(1 + path for path in paths), 1 + self.num_paths], dtype=np.int64)
         return Graph(adjacency, operations)
+
+    # -- in tables
+
+    def from_columns(self, *texts: str) -> Arch:
+        """The architecture of the JSON of its choices."""
+        return self.from_config({"choices": json_object(texts[0], self.columns[0])})
+
+    def to_columns(self, arch: Arch) -> tuple[str, ...]:
+        return (json.dumps(arch.to_config()["choices"]),)
+
+    # -- in pictures
 
     def draw(self, arch: Arch) -> list[Drawing]:
         """A chain: the choices in order, groups and blocks as one node each."""
