@@ -1,5 +1,6 @@
 """How architectures are trained: recipes by name, recipes of one's own, and what a space chooses."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from raynas.errors import ConfigError, RaynasError, UnknownNameError
 from raynas.spaces import make_space
 from raynas.spaces.nasbench201 import NASBench201Space
+from trainables.learning.photos import View
 from trainables.learning.recipes import RECIPES, Recipe, make_recipe, read_recipe
 
 NB101, NB201, DARTS = (make_space(name) for name in ("nasbench101", "nasbench201", "darts"))
@@ -143,3 +145,18 @@ def test_a_recipe_is_read_from_a_file(tmp_path: Path) -> None:
         read_recipe(str(tmp_path / "nowhere.yml"))
     with pytest.raises(UnknownNameError, match=r"unknown recipe 'fast'\. Known: FILE\.yaml, darts-final"):
         make_recipe("fast", NB201)
+
+
+def test_the_file_on_the_page_is_a_recipe(tmp_path: Path) -> None:
+    page = (Path(__file__).resolve().parents[1] / "docs" / "images.md").read_text(encoding="utf-8")
+    (text,) = re.findall(r"(?s)```yaml\n(.*?)```", page)
+    (tmp_path / "mine.yaml").write_text(text, encoding="utf-8")
+    recipe = make_recipe(read_recipe(str(tmp_path / "mine.yaml")), make_space("mobile"))
+    assert recipe.view == View(96, 110)
+    assert (recipe.policy, recipe.erasing, recipe.mixup, recipe.cutmix, recipe.epochs) == ("trivial", 0.25, 0.2, 1.0, 100)
+
+
+@pytest.mark.parametrize(("size", "resize"), [(None, 100), (64, 63)])
+def test_what_is_cut_is_no_larger_than_what_it_is_cut_from(size: int | None, resize: int) -> None:
+    with pytest.raises(ConfigError, match=f"resize of a recipe needs an image_size that is no larger; they are {resize} and {size}"):
+        make_recipe({"base": "quick", "image_size": size, "resize": resize}, make_space("mobile"))
