@@ -88,7 +88,7 @@ _TUNE = """epoch training_iteration time_this_iter_s time_total_s timestamp pid 
     timesteps_since_restore timesteps_this_iter episodes_total episodes_this_iter num_env_steps_trained checkpoint_dir_name date trial_id
     done should_checkpoint hostname node_ip config experiment_tag trial_log_path wall_seconds"""
 _NO_METRICS = frozenset(_TUNE.split())
-_ADDED = frozenset({"peak_memory", "peak_gpu_memory"})  # to every report, see raynas/run/memory.py
+ADDED = frozenset({"peak_memory", "peak_gpu_memory"})  # to every report, see raynas/run/memory.py
 _LARGEST = 2.0**53  # budget that a float holds exactly
 
 
@@ -276,7 +276,7 @@ class Objective:
         for metric in {metric.name: metric for metric in (*limited, *self.metrics)}.values():
             value = costs.get(metric.name, report.get(metric.name))
             if value is None:
-                came = ", ".join(key for key in report if key not in (_NO_METRICS | _ADDED) - {"epoch"}) or "nothing"
+                came = ", ".join(key for key in report if key not in (_NO_METRICS | ADDED) - {"epoch"}) or "nothing"
                 return f"the last report has no {metric.name}; it has {came}"
             if (problem := metric.problem(value)) is not None:
                 return problem

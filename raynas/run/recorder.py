@@ -15,7 +15,7 @@ from raynas import storage
 from raynas.arch import Arch
 from raynas.columns import RESERVED, TRIALS
 from raynas.errors import ConfigError
-from raynas.outcome import COSTS, METRICS, TEST_ACCURACY, Metric, Objective, budget_of, measured
+from raynas.outcome import ADDED, COSTS, METRICS, TEST_ACCURACY, Metric, Objective, budget_of, measured
 from raynas.results import Tables, metrics_of, outcome_of
 from raynas.run.checkpoints import Checkpoints
 from raynas.run.display import Display, Progress
@@ -277,7 +277,7 @@ class Recorder(Callback):  # type: ignore[misc]  # ray has no types
         outcome = self.objective.judge(result, self.max_epochs, error=failed and failed.reason, costs=costs)
         row |= {"wall_seconds": (now - row["started_at"]).total_seconds()} | self._stored(outcome.metrics)
         row |= {"status": outcome.status, "error": outcome.error, "ended_at": now} | self._where(result)
-        row["epochs"] = int(outcome.budget) if measured(result) else None
+        row["epochs"] = int(outcome.budget) if measured(result).keys() - ADDED else None
         tries = self.retries.ended(trial)
         fault = "architecture" if outcome.status == "failed" and not failed else tries.blame.fault  # the former: its last report is none
         row |= {"fault": fault if outcome.status == "failed" or tries.retries else None, "retries": tries.retries}
