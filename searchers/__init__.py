@@ -15,8 +15,10 @@ from searchers.bananas import Bananas, BananasPaper
 from searchers.engine import Engine
 from searchers.evolution import Evolution
 from searchers.fitting import Refit
+from searchers.local_search import LocalSearch
 from searchers.method import FunctionMethod, Method, OneShot, Origin, Proposal, Suggestion
 from searchers.random import Random
+from searchers.reinforce import Reinforce
 
 if TYPE_CHECKING:
     from searchers.tune import BananasPaperSearch as BananasPaperSearch
@@ -30,6 +32,8 @@ SEARCHERS: dict[str, Any] = {
     "bananas-paper": BananasPaper,
     "random": Random,
     "evolution": Evolution,
+    "local-search": LocalSearch,
+    "reinforce": Reinforce,
     "darts": "trainables.oneshot:DartsTrial",
     "pc-darts": "trainables.oneshot:PCDartsTrial",
     "random-ws": "trainables.oneshot:RandomTrial",
@@ -133,6 +137,7 @@ __all__ = [
     "Engine",
     "Evolution",
     "FunctionMethod",
+    "LocalSearch",
     "Method",
     "OneShot",
     "Origin",
@@ -141,6 +146,7 @@ __all__ = [
     "RandomSearch",
     "Refit",
     "RegularizedEvolutionSearch",
+    "Reinforce",
     "Suggestion",
     "TuneSearcher",
     "make_engine",
