@@ -12,6 +12,7 @@ from raynas.errors import ConfigError
 from raynas.registry import check_options, resolve
 from raynas.spaces import SearchSpace
 from searchers.bananas import Bananas, BananasPaper
+from searchers.bohb import BOHB
 from searchers.engine import Engine
 from searchers.evolution import Evolution
 from searchers.fitting import Refit
@@ -19,6 +20,7 @@ from searchers.local_search import LocalSearch
 from searchers.method import FunctionMethod, Method, OneShot, Origin, Proposal, Suggestion
 from searchers.random import Random
 from searchers.reinforce import Reinforce
+from searchers.tpe import TPE
 
 if TYPE_CHECKING:
     from searchers.tune import BananasPaperSearch as BananasPaperSearch
@@ -32,8 +34,10 @@ SEARCHERS: dict[str, Any] = {
     "bananas-paper": BananasPaper,
     "random": Random,
     "evolution": Evolution,
+    "bohb": BOHB,
     "local-search": LocalSearch,
     "reinforce": Reinforce,
+    "tpe": TPE,
     "darts": "trainables.oneshot:DartsTrial",
     "pc-darts": "trainables.oneshot:PCDartsTrial",
     "random-ws": "trainables.oneshot:RandomTrial",
@@ -129,7 +133,9 @@ def __dir__() -> list[str]:
 
 
 __all__ = [
+    "BOHB",
     "SEARCHERS",
+    "TPE",
     "Bananas",
     "BananasPaper",
     "BananasPaperSearch",

@@ -14,7 +14,6 @@ from raynas.spaces import SearchSpace
 
 Variables = tuple[int, ...]  # (A,)
 
-_TRIES = 1000  # draws for one architecture that is new
 _LISTED = 100_000  # architectures up to which those of a space are listed
 
 
@@ -48,9 +47,9 @@ def described(space: SearchSpace, variables: Sequence[int]) -> Arch | None:
         return None
 
 
-def first_new(space: SearchSpace, draw: Callable[[], Variables], known: Container[str]) -> tuple[Arch, Variables] | None:
-    """The first draw, of 1,000, that is an architecture with an id not in `known`."""
-    for _ in range(_TRIES):
+def first_new(space: SearchSpace, draw: Callable[[], Variables], known: Container[str], tries: int = 1000) -> tuple[Arch, Variables] | None:
+    """The first of so many draws that is an architecture with an id not in `known`."""
+    for _ in range(tries):
         variables = draw()
         arch = described(space, variables)
         if arch is not None and arch.id not in known:

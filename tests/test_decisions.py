@@ -17,7 +17,7 @@ from searchers import Engine, make_method
 from searchers.decisions import check_decisions, decide, described
 from searchers.method import within_limits
 
-DECIDING = ["reinforce"]
+DECIDING: dict[str, dict[str, Any]] = {"bohb": {"random_fraction": 0.0, "min_points": 1}, "reinforce": {}, "tpe": {}}
 CHOICES: dict[str, Any] = {
     "norm": ["batch", "group"],
     "groups": Ordered(2, 4, when={"norm": "group"}),
@@ -97,7 +97,7 @@ def test_every_kind_of_space_is_searched_by_the_method_itself(name: str, kind: s
     rng = np.random.default_rng(0)
     objective = Objective.parse(["valid_accuracy"], ["parameters<=200000"] if kind == "limited" else [])
     space = Subset(whole, [whole.sample(rng) for _ in range(30)]) if kind == "sparse" else whole  # of 15,625: draws do not meet them
-    search = Engine(make_method(name, {"num_initial": 3}), space, objective=objective)
+    search = Engine(make_method(name, {"num_initial": 3} | DECIDING[name]), space, objective=objective)
     by = []
     for i in range(12):
         suggestion = search.ask()
