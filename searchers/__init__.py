@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from raynas.errors import ConfigError
 from raynas.registry import check_options, resolve
 from raynas.spaces import SearchSpace
+from searchers.alphax import AlphaX
 from searchers.bananas import Bananas, BananasPaper
 from searchers.bohb import BOHB
 from searchers.engine import Engine
@@ -34,6 +35,7 @@ SEARCHERS: dict[str, Any] = {
     "bananas-paper": BananasPaper,
     "random": Random,
     "evolution": Evolution,
+    "alphax": AlphaX,
     "bohb": BOHB,
     "local-search": LocalSearch,
     "reinforce": Reinforce,
@@ -136,6 +138,7 @@ __all__ = [
     "BOHB",
     "SEARCHERS",
     "TPE",
+    "AlphaX",
     "Bananas",
     "BananasPaper",
     "BananasPaperSearch",

@@ -17,7 +17,12 @@ from searchers import Engine, make_method
 from searchers.decisions import check_decisions, decide, described
 from searchers.method import within_limits
 
-DECIDING: dict[str, dict[str, Any]] = {"bohb": {"random_fraction": 0.0, "min_points": 1}, "reinforce": {}, "tpe": {}}
+DECIDING: dict[str, dict[str, Any]] = {
+    "alphax": {"predictor_options": {"members": 1, "epochs": 2}},
+    "bohb": {"random_fraction": 0.0, "min_points": 1},
+    "reinforce": {},
+    "tpe": {},
+}
 CHOICES: dict[str, Any] = {
     "norm": ["batch", "group"],
     "groups": Ordered(2, 4, when={"norm": "group"}),
