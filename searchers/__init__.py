@@ -11,12 +11,17 @@ from typing import TYPE_CHECKING, Any
 from raynas.errors import ConfigError
 from raynas.registry import check_options, resolve
 from raynas.spaces import SearchSpace
+from searchers.alphax import AlphaX
 from searchers.bananas import Bananas, BananasPaper
+from searchers.bohb import BOHB
 from searchers.engine import Engine
 from searchers.evolution import Evolution
 from searchers.fitting import Refit
+from searchers.local_search import LocalSearch
 from searchers.method import FunctionMethod, Method, OneShot, Origin, Proposal, Suggestion
 from searchers.random import Random
+from searchers.reinforce import Reinforce
+from searchers.tpe import TPE
 
 if TYPE_CHECKING:
     from searchers.tune import BananasPaperSearch as BananasPaperSearch
@@ -30,6 +35,11 @@ SEARCHERS: dict[str, Any] = {
     "bananas-paper": BananasPaper,
     "random": Random,
     "evolution": Evolution,
+    "alphax": AlphaX,
+    "bohb": BOHB,
+    "local-search": LocalSearch,
+    "reinforce": Reinforce,
+    "tpe": TPE,
     "darts": "trainables.oneshot:DartsTrial",
     "pc-darts": "trainables.oneshot:PCDartsTrial",
     "random-ws": "trainables.oneshot:RandomTrial",
@@ -125,7 +135,10 @@ def __dir__() -> list[str]:
 
 
 __all__ = [
+    "BOHB",
     "SEARCHERS",
+    "TPE",
+    "AlphaX",
     "Bananas",
     "BananasPaper",
     "BananasPaperSearch",
@@ -133,6 +146,7 @@ __all__ = [
     "Engine",
     "Evolution",
     "FunctionMethod",
+    "LocalSearch",
     "Method",
     "OneShot",
     "Origin",
@@ -141,6 +155,7 @@ __all__ = [
     "RandomSearch",
     "Refit",
     "RegularizedEvolutionSearch",
+    "Reinforce",
     "Suggestion",
     "TuneSearcher",
     "make_engine",

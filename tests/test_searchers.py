@@ -35,7 +35,11 @@ from searchers import (
 )
 
 _QUICK: dict[str, Any] = {"pool": 40, "predictor_options": {"members": 2, "layers": 2, "width": 8, "epochs": 3}}
-OPTIONS: dict[str, dict[str, Any]] = {"bananas": _QUICK, "bananas-paper": _QUICK}  # settings that make a method quick
+OPTIONS: dict[str, dict[str, Any]] = {
+    "bananas": _QUICK,
+    "bananas-paper": _QUICK,
+    "alphax": {"predictor_options": _QUICK["predictor_options"]},
+}  # settings that make a method quick
 PROPOSING = [name for name, method in SEARCHERS.items() if not isinstance(method, str)]  # the others are trials
 ADMITTED = [(name, fitting) for name in PROPOSING for fitting in ("inline", "thread")]
 

@@ -1,6 +1,6 @@
 """A small search space for tests, whose values can be read off."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any
 
@@ -20,6 +20,7 @@ class ToySpace(SearchSpace):
     def __init__(self, length: int = 2, listed: bool = True) -> None:
         self.length, self.listed = length, listed
         self.size = 3**length
+        self.adjacency_sizes = (3,) * length
 
     def make(self, word: str) -> Arch:
         return Arch.make("toy", word, word=word)
@@ -43,6 +44,12 @@ class ToySpace(SearchSpace):
 
     def paths(self, arch: Arch) -> tuple[int, ...]:
         return tuple(3 * (i % 4) + "abc".index(letter) for i, letter in enumerate(arch["word"]))
+
+    def adjacency(self, arch: Arch) -> tuple[int, ...]:
+        return tuple(map("abc".index, arch["word"]))
+
+    def from_adjacency(self, variables: Sequence[int]) -> Arch:
+        return self.make("".join("abc"[i] for i in variables))
 
     def cost(self, arch: Arch) -> Cost:
         return Cost(1000, 100_000)

@@ -2,7 +2,7 @@
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
@@ -154,6 +154,18 @@ class SearchSpace(ABC):
     def adjacency(self, arch: Arch) -> tuple[int, ...]:
         """(A,) `arch` as variables; the i-th takes the values 0 to adjacency_sizes[i] - 1. Optional."""
         raise OutOfSpaceError(f"space {self.name!r} defines no adjacency encoding; use a path encoding")
+
+    def from_adjacency(self, variables: Sequence[int]) -> Arch:
+        """The architecture that (A,) variables describe, not only those that `adjacency` chooses for it. Optional.
+
+        Raises:
+            OutOfSpaceError: they describe none.
+        """
+        raise OutOfSpaceError(f"space {self.name!r} does not say which architecture the variables of an adjacency encoding describe")
+
+    def allowed(self, before: Sequence[int]) -> Sequence[int]:
+        """Values that the next variable of `adjacency` may take after those `before` it; what follows may still describe none."""
+        return range(self.adjacency_sizes[len(before)])
 
     def operation_pairs(self, arch: Arch) -> NDArray[np.int64]:
         """(k, l) how often each of k operations (or inputs) feeds directly each of l operations (or outputs). Optional."""

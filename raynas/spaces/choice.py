@@ -7,7 +7,7 @@ import inspect
 import json
 import re
 import textwrap
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -190,6 +190,19 @@ class ChoiceSpace(SearchSpace):
     def adjacency(self, arch: Arch) -> tuple[int, ...]:
         """(L,) the place of each value; of a choice with conditions, counted from 1, and 0 where it does not exist."""
         return tuple(place + bool(leaf.needs) for leaf, place in zip(self._tree.leaves, self._vector(arch), strict=True))
+
+    def from_adjacency(self, variables: Sequence[int]) -> Arch:
+        if any(value not in self.allowed(variables[:i]) for i, value in enumerate(variables)):
+            raise OutOfSpaceError(f"these places of values are no way to make the choices of {self.name!r}: {tuple(variables)}")
+        return self._arch([value - bool(leaf.needs) for leaf, value in zip(self._tree.leaves, variables, strict=True)])
+
+    def allowed(self, before: Sequence[int]) -> Sequence[int]:
+        """Places of values; of a choice with conditions only 0 where they do not hold."""
+        leaf = self._tree.leaves[len(before)]
+        if not leaf.needs:
+            return range(len(leaf.values))
+        exists = leaf.exists([value - bool(each.needs) for each, value in zip(self._tree.leaves, before, strict=False)])
+        return range(1, len(leaf.values) + 1) if exists else (0,)
 
     def scalars(self, arch: Arch) -> tuple[float, ...]:
         """Of each ordered choice the place of its value, from 0 to 1; then one bit for each value of every choice. No network is built.

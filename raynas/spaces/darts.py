@@ -288,6 +288,17 @@ class DARTSSpace(SearchSpace):
         """(32,) operation and input of each pair, in the description that the id stands for."""
         return tuple(value for cell in _cells(arch) for pair in _canonical(cell) for value in pair)
 
+    def from_adjacency(self, variables: Sequence[int]) -> Arch:
+        pairs = [(OPS[op], source) for op, source in zip(variables[::2], variables[1::2], strict=True)]
+        return self.from_genotype(pairs[:PAIRS], pairs[PAIRS:])
+
+    def allowed(self, before: Sequence[int]) -> Sequence[int]:
+        """Operations of the space, and inputs other than the sibling's."""
+        pair, is_input = divmod(len(before) % (2 * PAIRS), 2)
+        if not is_input:
+            return self._ops
+        return [source for source in range(pair // 2 + 2) if not (pair % 2 and source == before[-2])]
+
     def graph(self, arch: Arch) -> Graph:
         """V = 22: of the normal and then of the reduction cell its two inputs, its 8 operations in order and its output.
 

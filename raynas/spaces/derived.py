@@ -1,13 +1,13 @@
 """Part of a space as a space: all is as the whole has it, but for what the part says otherwise."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import inf
 from typing import Any
 
 import numpy as np
 
 from raynas.arch import Arch
-from raynas.errors import RaynasError
+from raynas.errors import OutOfSpaceError, RaynasError
 from raynas.spaces.base import Cost, SearchSpace
 
 _TRIES = 1000  # architectures of which one must be within the limits,
@@ -36,6 +36,12 @@ class Derived(SearchSpace):
 
     def from_config(self, config: Mapping[str, Any]) -> Arch:
         return self.space.from_config(config)
+
+    def from_adjacency(self, variables: Sequence[int]) -> Arch:
+        arch = self.space.from_adjacency(variables)
+        if not self.contains(arch):
+            raise OutOfSpaceError(f"the architecture {arch.id} is not in this part of the space {self.name}")
+        return arch
 
     def paths(self, arch: Arch) -> tuple[int, ...]:
         return self.space.paths(arch)

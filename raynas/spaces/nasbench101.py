@@ -326,6 +326,15 @@ class NASBench101Space(SearchSpace):
         rows, ops = _padded(arch)
         return (*[rows[v] >> w & 1 for v, w in EDGES], *[CODES[op] for op in ops[1:-1]])
 
+    def from_adjacency(self, variables: Sequence[int]) -> Arch:
+        rows = [0] * MAX_VERTICES
+        for (v, w), edge in zip(EDGES, variables, strict=False):
+            rows[v] |= edge << w
+        cell = _cell(rows, [INPUT, *[OPS[code] for code in variables[len(EDGES) :]], OUTPUT])
+        if cell is None:
+            raise OutOfSpaceError(f"these edges and operations are no cell of NAS-Bench-101: {tuple(variables)}")
+        return cell
+
     def graph(self, arch: Arch) -> Graph:
         """The cell itself."""
         operations = np.array([GRAPH_OPERATIONS.index(op) for op in arch["operations"]], dtype=np.int64)

@@ -158,6 +158,9 @@ class NASBench201Space(SearchSpace):
         """(6,) the index in `OPS` of each operation."""
         return _indices(arch.id)
 
+    def from_adjacency(self, variables: Sequence[int]) -> Arch:
+        return _arch(tuple(variables))
+
     def graph(self, arch: Arch) -> Graph:
         """V = 8: the input, the 6 operations in the order of the arch string, the output; an edge where one operation feeds the other.
 
