@@ -15,8 +15,11 @@ from searchers.bananas import Bananas, BananasPaper
 from searchers.engine import Engine
 from searchers.evolution import Evolution
 from searchers.fitting import Refit
+from searchers.gp import GPBayesOpt
 from searchers.method import FunctionMethod, Method, OneShot, Origin, Proposal, Suggestion
+from searchers.nasbot import Nasbot
 from searchers.random import Random
+from searchers.surrogate import Surrogate
 
 if TYPE_CHECKING:
     from searchers.tune import BananasPaperSearch as BananasPaperSearch
@@ -30,6 +33,8 @@ SEARCHERS: dict[str, Any] = {
     "bananas-paper": BananasPaper,
     "random": Random,
     "evolution": Evolution,
+    "gp": GPBayesOpt,
+    "nasbot": Nasbot,
     "darts": "trainables.oneshot:DartsTrial",
     "pc-darts": "trainables.oneshot:PCDartsTrial",
     "random-ws": "trainables.oneshot:RandomTrial",
@@ -133,7 +138,9 @@ __all__ = [
     "Engine",
     "Evolution",
     "FunctionMethod",
+    "GPBayesOpt",
     "Method",
+    "Nasbot",
     "OneShot",
     "Origin",
     "Proposal",
@@ -142,6 +149,7 @@ __all__ = [
     "Refit",
     "RegularizedEvolutionSearch",
     "Suggestion",
+    "Surrogate",
     "TuneSearcher",
     "make_engine",
     "make_method",
