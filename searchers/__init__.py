@@ -17,10 +17,13 @@ from searchers.bohb import BOHB
 from searchers.engine import Engine
 from searchers.evolution import Evolution
 from searchers.fitting import Refit
+from searchers.gp import GPBayesOpt
 from searchers.local_search import LocalSearch
 from searchers.method import FunctionMethod, Method, OneShot, Origin, Proposal, Suggestion
+from searchers.nasbot import Nasbot
 from searchers.random import Random
 from searchers.reinforce import Reinforce
+from searchers.surrogate import Surrogate
 from searchers.tpe import TPE
 
 if TYPE_CHECKING:
@@ -40,6 +43,8 @@ SEARCHERS: dict[str, Any] = {
     "local-search": LocalSearch,
     "reinforce": Reinforce,
     "tpe": TPE,
+    "gp": GPBayesOpt,
+    "nasbot": Nasbot,
     "darts": "trainables.oneshot:DartsTrial",
     "pc-darts": "trainables.oneshot:PCDartsTrial",
     "random-ws": "trainables.oneshot:RandomTrial",
@@ -146,8 +151,10 @@ __all__ = [
     "Engine",
     "Evolution",
     "FunctionMethod",
+    "GPBayesOpt",
     "LocalSearch",
     "Method",
+    "Nasbot",
     "OneShot",
     "Origin",
     "Proposal",
@@ -157,6 +164,7 @@ __all__ = [
     "RegularizedEvolutionSearch",
     "Reinforce",
     "Suggestion",
+    "Surrogate",
     "TuneSearcher",
     "make_engine",
     "make_method",

@@ -35,11 +35,13 @@ from searchers import (
 )
 
 _QUICK: dict[str, Any] = {"pool": 40, "predictor_options": {"members": 2, "layers": 2, "width": 8, "epochs": 3}}
-OPTIONS: dict[str, dict[str, Any]] = {
+OPTIONS: dict[str, dict[str, Any]] = {  # settings that make a method quick, and go with a space that has paths and graphs only
     "bananas": _QUICK,
     "bananas-paper": _QUICK,
     "alphax": {"predictor_options": _QUICK["predictor_options"]},
-}  # settings that make a method quick
+    "gp": {"kernel": "path", "pool": 40},
+    "nasbot": {"kernel": "edit", "mutations": 20},
+}
 PROPOSING = [name for name, method in SEARCHERS.items() if not isinstance(method, str)]  # the others are trials
 ADMITTED = [(name, fitting) for name in PROPOSING for fitting in ("inline", "thread")]
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from raynas.arch import Arch
 from raynas.errors import OutOfSpaceError
-from raynas.spaces import Cost, SearchSpace
+from raynas.spaces import Cost, Graph, SearchSpace
 
 
 class ToySpace(SearchSpace):
@@ -16,6 +16,7 @@ class ToySpace(SearchSpace):
 
     name = "toy"
     num_paths = 12
+    graph_operations = ("input", *(f"letter {i}={letter}" for i in range(4) for letter in "abc"), "output")
 
     def __init__(self, length: int = 2, listed: bool = True) -> None:
         self.length, self.listed = length, listed
@@ -50,6 +51,13 @@ class ToySpace(SearchSpace):
 
     def from_adjacency(self, variables: Sequence[int]) -> Arch:
         return self.make("".join("abc"[i] for i in variables))
+
+    def graph(self, arch: Arch) -> Graph:
+        """Each letter lies between the input and the output."""
+        operations = np.array([0, *(1 + path for path in self.paths(arch)), 13])
+        adjacency = np.zeros((len(operations), len(operations)), dtype=np.int64)
+        adjacency[0, 1:-1] = adjacency[1:-1, -1] = 1
+        return Graph(adjacency, operations)
 
     def cost(self, arch: Arch) -> Cost:
         return Cost(1000, 100_000)

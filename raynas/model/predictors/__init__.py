@@ -15,7 +15,11 @@ from raynas.model.predictors.base import (
 )
 from raynas.registry import make
 
-PREDICTORS: dict[str, Any] = {"mlp": "raynas.model.predictors.mlp:MLPEnsemble", "gp": "raynas.model.predictors.gp:GaussianProcess"}
+PREDICTORS: dict[str, Any] = {
+    "mlp": "raynas.model.predictors.mlp:MLPEnsemble",
+    "gp": "raynas.model.predictors.gp:GaussianProcess",
+    "distance-gp": "raynas.model.predictors.distance_gp:DistanceProcess",
+}
 
 
 def make_predictor(name: str, options: Mapping[str, Any] | None = None, encoding: str = "path") -> Predictor:

@@ -83,6 +83,17 @@ class GaussianPrediction:
         drawn: Floats = rng.multivariate_normal(self.mean, covariance, size=count, check_valid="ignore", method="eigh")
         return drawn
 
+    def foreseen(self, index: int) -> "GaussianPrediction":
+        """What is left to learn once candidate `index` was evaluated and came out as expected: the same means, smaller deviations."""
+        joint = self.covariance()
+        deviations = np.sqrt(np.maximum(joint.diagonal(), 0.0))
+        if deviations[index] <= 1e-6 * deviations.max():
+            return self  # known already
+        most = deviations * deviations[index]  # a kernel that is not quite positive semidefinite may exceed it
+        column = np.clip(joint[:, index], -most, most) / deviations[index]
+        left = joint - np.outer(column, column)
+        return replace(self, std=self.factor * np.sqrt(np.maximum(left.diagonal(), 0.0)), covariance=lambda: left)
+
     def widened(self, factor: float) -> "GaussianPrediction":
         return replace(self, std=factor * self.std, factor=factor * self.factor)
 

@@ -21,8 +21,6 @@ class GaussianProcess(VectorModel):
 
     def fit(self, inputs: NDArray[np.float32], targets: Floats, seed: int, weights: Floats | None = None) -> "FittedGaussianProcess":
         """Learns from inputs (n, d) and targets (n,); weights (d,) divide the length scale of their features."""
-        from sklearn.exceptions import ConvergenceWarning  # slow to import, and only this predictor needs it
-        from sklearn.gaussian_process import GaussianProcessRegressor
         from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
         check_observations(inputs, targets, weights)
@@ -30,10 +28,7 @@ class GaussianProcess(VectorModel):
         scale = np.where(deviation > 1e-12, deviation, 1.0) * np.sqrt(inputs.shape[1])  # distances of order 1
         scale = scale if weights is None else scale / weights
         kernel = ConstantKernel(1.0) * Matern(1.0, (0.05, 50.0), nu=2.5) + WhiteKernel(self.noise, (1e-5, 2.0))
-        model = GaussianProcessRegressor(kernel, normalize_y=True, random_state=seed)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # a length scale at its bound is an answer, too
-            model.fit((inputs - shift) / scale, targets)
+        model = fitted_process(kernel, (inputs - shift) / scale, targets, seed)
         return FittedGaussianProcess(model, shift, scale, float(model.log_marginal_likelihood_value_))
 
 
@@ -49,13 +44,30 @@ class FittedGaussianProcess:
     def predict(self, inputs: NDArray[np.float32]) -> GaussianPrediction:
         """The posterior of the function (chapter 2, equations 2.25 and 2.26), without the noise of an observation; for inputs (m, d)."""
         check_candidates(inputs, len(self.shift))
-        scaled = (inputs - self.shift) / self.scale
-        mean, std = self.model.predict(scaled, return_std=True)
-        noise = float(self.model.kernel_.k2.noise_level * self.model._y_train_std**2)
+        return posterior(self.model, (inputs - self.shift) / self.scale)
 
-        def covariance() -> Floats:
-            joint: Floats = self.model.predict(scaled, return_cov=True)[1]
-            joint[np.diag_indices_from(joint)] = np.maximum(joint.diagonal() - noise, 0.0)
-            return joint
 
-        return GaussianPrediction(mean, np.sqrt(np.maximum(std**2 - noise, 0.0)), covariance)
+def fitted_process(kernel: Any, inputs: Any, targets: Floats, seed: int) -> Any:
+    """The process of scikit-learn whose hyperparameters, those of `kernel` and the noise that it ends with, are fitted to the targets."""
+    from sklearn.exceptions import ConvergenceWarning  # slow to import, and only these predictors need it
+    from sklearn.gaussian_process import GaussianProcessRegressor
+
+    model = GaussianProcessRegressor(kernel, normalize_y=True, random_state=seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # a length scale at its bound is an answer, too
+        return model.fit(inputs, targets)
+
+
+def posterior(model: Any, inputs: Any) -> GaussianPrediction:
+    """What a process of scikit-learn, whose kernel ends with the noise of an observation, says of the function without that noise."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Predicted variances smaller than 0")  # by rounding; they are set to 0
+        mean, std = model.predict(inputs, return_std=True)
+    noise = float(model.kernel_.k2.noise_level * model._y_train_std**2)
+
+    def covariance() -> Floats:
+        joint: Floats = model.predict(inputs, return_cov=True)[1]
+        joint[np.diag_indices_from(joint)] = np.maximum(joint.diagonal() - noise, 0.0)
+        return joint
+
+    return GaussianPrediction(mean, np.sqrt(np.maximum(std**2 - noise, 0.0)), covariance)

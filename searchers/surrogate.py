@@ -1,0 +1,172 @@
+"""Search by a model of what is observed: the model, how candidates are made, and an acquisition function among them.
+
+BANANAS and what it was compared with that learns are this loop with other parts.
+"""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raynas.arch import Arch
+from raynas.errors import ConfigError
+from raynas.history import History
+from raynas.model.acquisition import ACQUISITIONS
+from raynas.model.candidates import candidates, mutations, random_archs
+from raynas.model.predictors.base import FittedPredictor, Prediction, Predictor
+from raynas.model.targets import TARGETS
+from raynas.registry import resolve
+from raynas.spaces import SearchSpace
+from searchers.method import Method, Origin, Proposal
+
+_SHORTLIST = 5  # candidates for each that is wanted, among which a batch is chosen one after the other
+
+
+@dataclass(frozen=True, kw_only=True)
+class Surrogate(Method):
+    """A model predicts the metric; the candidates of highest acquisition are proposed. Each fit starts from scratch.
+
+    Args:
+        target: names of raynas.model.targets.TARGETS joined by `+`, of which each fit draws one.
+        acquisition: one of raynas.model.acquisition.ACQUISITIONS.
+        pool: candidates over which the acquisition function is maximised; more where they come to less than two for each that is wanted,
+            and after more than 1,000 trials, as batches grow, too.
+        parents: best observed architectures that are mutated.
+        rates: mutation rates, drawn for each candidate.
+        random_share: share of the pool that is random instead of mutated.
+        climbs: how often the candidates that the model likes best are mutated in turn and half a pool of these added.
+        exploration: factor on the deviation of the predictions.
+        patience: evaluations without a new best after which half of the fits draw the pool at random; None: never.
+    """
+
+    target: str = "identity"
+    acquisition: str = "ei"
+    pool: int = 200
+    parents: int = 10
+    rates: tuple[float, ...] = (1.0, 2.0)
+    random_share: float = 0.0
+    climbs: int = 0
+    exploration: float = 1.0
+    patience: int | None = None
+
+    learns: ClassVar[bool] = True
+    foresees: ClassVar[bool] = False
+    """Whether, of a batch, each is chosen as if those before it and those pending had come out as expected, which takes a joint normal
+    distribution: they say nothing new, and so the deviation near them falls (GP-BUCB: Desautels, Krause, Burdick, JMLR 2014)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        least = min(self.pool, self.parents, 1 if self.patience is None else self.patience)
+        if least < 1 or not 0 <= self.random_share <= 1 or not self.rates or min(self.rates) <= 0:
+            raise ConfigError("pool, parents and patience must be at least 1, random_share between 0 and 1, and rates positive")
+        self.model()
+        for name in self.target.split("+"):
+            resolve(TARGETS, name, "target")
+        resolve(ACQUISITIONS, self.acquisition, "acquisition function")
+
+    @abstractmethod
+    def model(self) -> Predictor:
+        """What is fitted; raises a RaynasError where a setting of it is not allowed."""
+
+    def warm_up(self, space: SearchSpace) -> None:
+        """Fits a model to nothing of meaning, for which libraries are loaded."""
+        rng = np.random.default_rng(0)
+        archs = [space.sample(rng) for _ in range(max(2, self.num_initial))]
+        self.model().fit(space, archs, np.arange(len(archs), dtype=np.float64), 0)
+
+    def propose(self, space: SearchSpace, history: History, rng: np.random.Generator, count: int) -> Proposal:
+        """The `count` candidates of highest acquisition under a model of everything observed."""
+        archs, values = history.targets()
+        lineage: dict[str, str] = {}
+        pool = self.begin(space, history, rng, count, lineage)
+        if len(pool) < count:  # the last ones of a space that can be listed
+            pool += random_archs(space, {*history.observed, *history.pending, *(arch.id for arch in pool)}, rng, count - len(pool))
+        if not archs or not pool:
+            return Proposal(pool[:count])
+        targets = self.target.split("+")
+        target = resolve(TARGETS, targets[rng.integers(len(targets))], "target")(values)
+        fitted, best = self.model().fit(space, archs, target.values, int(rng.integers(2**31))), float(target.values.max())
+        pool = self.extend(space, history, rng, count, pool, fitted, best, lineage)
+        prediction = fitted.predict(pool).widened(self.exploration)
+        score = self.score(prediction, best, rng)
+        chosen = np.argsort(-score, kind="stable")
+        if self.foresees and (count > 1 or history.pending):
+            chosen = self._foreseen(fitted, pool, chosen[: _SHORTLIST * count], list(history.pending.values()), best, rng)
+        chosen = chosen[:count]
+        mean, std = prediction.mean[chosen], prediction.std[chosen]
+        deviation = np.abs(target.inverse(mean + std) - target.inverse(mean - std)) / 2  # in units of the metric, which the target is not
+        archs = [pool[i] for i in chosen]
+        told = zip(archs, score[chosen].tolist(), deviation.tolist(), strict=True)
+        origins = [Origin("model", lineage.get(arch.id), *each) for arch, *each in told]
+        return Proposal(archs, target.inverse(mean).tolist(), origins=origins)
+
+    def score(self, prediction: Prediction, best: float, rng: np.random.Generator) -> NDArray[np.float64]:
+        """(m,) the acquisition function."""
+        score: NDArray[np.float64] = resolve(ACQUISITIONS, self.acquisition, "acquisition function")(prediction, best, rng)
+        return score
+
+    def begin(self, space: SearchSpace, history: History, rng: np.random.Generator, count: int, lineage: dict[str, str]) -> list[Arch]:
+        """Candidates before there is a model; `lineage` is told their parents, by ids."""
+        archs, values = history.targets()
+        # Stuck at a local optimum, the climbs below start from anywhere in every second fit or so.
+        since = len(archs) - 1 - int(values.argmax()) if archs and self.patience is not None else 0
+        stuck = self.patience is not None and since >= self.patience and rng.random() < 0.5
+        wanted = self._wanted(history, count)
+        size, random_share = (2 * wanted, 1.0) if stuck else (wanted, self.random_share)
+        return candidates(space, history, rng, size, self.parents, self.rates, random_share, lineage)
+
+    def extend(
+        self,
+        space: SearchSpace,
+        history: History,
+        rng: np.random.Generator,
+        count: int,
+        pool: list[Arch],
+        fitted: FittedPredictor,
+        best: float,
+        lineage: dict[str, str],
+    ) -> list[Arch]:
+        """The pool and what more the model leads to; `best`: of the targets that it learned."""
+        known = {*history.observed, *history.pending, *(arch.id for arch in pool)}
+        means = fitted.predict(pool).mean if self.climbs else np.empty(0)
+        for _ in range(self.climbs):
+            liked = [pool[i] for i in np.argsort(-means, kind="stable")[: self.parents]]
+            new = mutations(space, liked, known, rng, self._wanted(history, count) // 2, self.rates, lineage)
+            if not new:
+                break
+            known.update(arch.id for arch in new)
+            means = np.concatenate([means, fitted.predict(new).mean])
+            pool = pool + new
+        return pool
+
+    def _wanted(self, history: History, count: int) -> int:
+        return max(self.pool * self.full_batch(len(history.observed)) // self.refit_every, 2 * count)
+
+    def _foreseen(
+        self,
+        fitted: FittedPredictor,
+        pool: Sequence[Arch],
+        shortlist: NDArray[np.int64],
+        pending: Sequence[Arch],
+        best: float,
+        rng: np.random.Generator,
+    ) -> NDArray[np.int64]:
+        """The shortlist, indices of the pool, in the order in which a batch takes them."""
+        left: Any = fitted.predict([*(pool[i] for i in shortlist), *pending]).widened(self.exploration)
+        for i in range(len(pending)):
+            left = left.foreseen(len(shortlist) + i)
+        order: list[int] = []
+        while len(order) < len(shortlist):
+            score = self.score(left, best, rng)[: len(shortlist)]
+            score[order] = -np.inf
+            order.append(int(score.argmax()))
+            left = left.foreseen(order[-1])
+        return shortlist[order]
+
+    def stopgap(self, space: SearchSpace, history: History, rng: np.random.Generator) -> Arch | None:
+        """A mutation of one of the best, without asking the model."""
+        pool = candidates(space, history, rng, 1, self.parents, self.rates)
+        return pool[0] if pool else super().stopgap(space, history, rng)
