@@ -28,7 +28,7 @@ class Reinforce(Method):
     a fraction needs a learning rate in proportion.
 
     Args:
-        learning_rate: 0.1 as published.
+        learning_rate: 0.1 as published, which moves the policy little within 150 evaluations that return accuracies.
         momentum: of the baseline; 0.9 as published.
     """
 

@@ -113,15 +113,15 @@ def test_failed_and_stopped_trials_and_no_result_at_all() -> None:
 
 
 class Plain(ToySpace):
-    """A space without a graph."""
+    """A space with neither graph nor adjacency."""
 
-    graph = SearchSpace.graph
+    graph, adjacency = SearchSpace.graph, SearchSpace.adjacency
 
 
 @pytest.mark.parametrize(
     ("method", "error", "message"),
     [
-        (lambda: Engine(GPBayesOpt(), ToySpace(2)), OutOfSpaceError, "space 'toy' defines no adjacency encoding"),
+        (lambda: Engine(GPBayesOpt(), Plain(2)), OutOfSpaceError, "space 'toy' defines no adjacency encoding"),
         (lambda: Engine(GPBayesOpt(kernel="edit"), Plain(2)), OutOfSpaceError, "does not say how its architectures are graphs"),
         (lambda: Engine(Nasbot(), Plain(2)), OutOfSpaceError, "does not say how its architectures are graphs"),
         (lambda: GPBayesOpt(kernel="paths"), UnknownNameError, "unknown distance 'paths'; did you mean 'path'"),

@@ -283,7 +283,7 @@ def test_bananas_proposes_the_best_of_the_pool() -> None:
     ("options", "error", "message"),
     [
         ({"encoding": "pth"}, UnknownNameError, "did you mean 'path'"),
-        ({"encoding": "path+adjacency"}, OutOfSpaceError, "defines no adjacency encoding"),
+        ({"encoding": "path+operation_pairs"}, OutOfSpaceError, "does not count pairs of operations"),
         ({"predictor": "forest"}, UnknownNameError, "unknown predictor 'forest'"),
         ({"predictor_options": {"layer": 2}}, UnknownNameError, "did you mean 'layers'"),
         ({"target": "ranks"}, UnknownNameError, "unknown target 'ranks'"),
