@@ -12,6 +12,8 @@ from raynas.errors import ConfigError
 from raynas.registry import check_options, resolve
 from raynas.spaces import SearchSpace
 from searchers.bananas import Bananas, BananasPaper
+from searchers.bohamiann import Bohamiann
+from searchers.dngo import DNGO
 from searchers.engine import Engine
 from searchers.evolution import Evolution
 from searchers.fitting import Refit
@@ -35,6 +37,8 @@ SEARCHERS: dict[str, Any] = {
     "evolution": Evolution,
     "gp": GPBayesOpt,
     "nasbot": Nasbot,
+    "dngo": DNGO,
+    "bohamiann": Bohamiann,
     "darts": "trainables.oneshot:DartsTrial",
     "pc-darts": "trainables.oneshot:PCDartsTrial",
     "random-ws": "trainables.oneshot:RandomTrial",
@@ -130,11 +134,13 @@ def __dir__() -> list[str]:
 
 
 __all__ = [
+    "DNGO",
     "SEARCHERS",
     "Bananas",
     "BananasPaper",
     "BananasPaperSearch",
     "BananasSearch",
+    "Bohamiann",
     "Engine",
     "Evolution",
     "FunctionMethod",

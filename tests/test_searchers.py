@@ -38,6 +38,12 @@ _QUICK: dict[str, Any] = {"pool": 40, "predictor_options": {"members": 2, "layer
 OPTIONS: dict[str, dict[str, Any]] = {  # settings that make a method quick, and go with a space that has paths and graphs only
     "bananas": _QUICK,
     "bananas-paper": _QUICK,
+    "dngo": {"encoding": "path", "pool": 40, "predictor_options": {"width": 8, "epochs": 3}},
+    "bohamiann": {
+        "encoding": "path",
+        "pool": 40,
+        "predictor_options": {"chains": 2, "width": 8, "steps": 40, "burn_in": 20, "keep_every": 10},
+    },
     "gp": {"kernel": "path", "pool": 40},
     "nasbot": {"kernel": "edit", "mutations": 20},
 }
