@@ -13,7 +13,9 @@ from raynas.registry import check_options, resolve
 from raynas.spaces import SearchSpace
 from searchers.alphax import AlphaX
 from searchers.bananas import Bananas, BananasPaper
+from searchers.bohamiann import Bohamiann
 from searchers.bohb import BOHB
+from searchers.dngo import DNGO
 from searchers.engine import Engine
 from searchers.evolution import Evolution
 from searchers.fitting import Refit
@@ -45,6 +47,8 @@ SEARCHERS: dict[str, Any] = {
     "tpe": TPE,
     "gp": GPBayesOpt,
     "nasbot": Nasbot,
+    "dngo": DNGO,
+    "bohamiann": Bohamiann,
     "darts": "trainables.oneshot:DartsTrial",
     "pc-darts": "trainables.oneshot:PCDartsTrial",
     "random-ws": "trainables.oneshot:RandomTrial",
@@ -141,6 +145,7 @@ def __dir__() -> list[str]:
 
 __all__ = [
     "BOHB",
+    "DNGO",
     "SEARCHERS",
     "TPE",
     "AlphaX",
@@ -148,6 +153,7 @@ __all__ = [
     "BananasPaper",
     "BananasPaperSearch",
     "BananasSearch",
+    "Bohamiann",
     "Engine",
     "Evolution",
     "FunctionMethod",

@@ -18,6 +18,8 @@ from raynas.registry import make
 PREDICTORS: dict[str, Any] = {
     "mlp": "raynas.model.predictors.mlp:MLPEnsemble",
     "gp": "raynas.model.predictors.gp:GaussianProcess",
+    "dngo": "raynas.model.predictors.dngo:DNGO",
+    "bohamiann": "raynas.model.predictors.bohamiann:Bohamiann",
     "distance-gp": "raynas.model.predictors.distance_gp:DistanceProcess",
 }
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 Loss = Literal["mae", "mse"]
 Schedule = Literal["cosine", "constant"]
+Activation = Literal["relu", "tanh"]
 
 _LARGEST = 1000  # observations in one step, unless a batch size is given: more make it slower and the predictions no better
 
@@ -49,12 +50,13 @@ class MLPEnsemble(VectorModel):
     batch_size: int | None = None  # None: all observations at once, up to 1,000
     loss: Loss = "mae"
     schedule: Schedule = "cosine"
+    activation: Activation = "relu"
     glorot: bool = False  # Glorot-uniform initialisation as in the paper; else uniform in +-1/sqrt(fan-in), output layer x 0.1
     standardize: bool = True  # inputs and targets to mean 0 and deviation 1
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        for name, allowed in (("loss", get_args(Loss)), ("schedule", get_args(Schedule))):
+        for name, allowed in (("loss", get_args(Loss)), ("schedule", get_args(Schedule)), ("activation", get_args(Activation))):
             if getattr(self, name) not in allowed:
                 raise ConfigError(f"the predictor's {name} must be one of {', '.join(allowed)}, not {getattr(self, name)!r}")
         for name in ("members", "layers", "width", "epochs", "batch_size"):
@@ -79,7 +81,7 @@ class MLPEnsemble(VectorModel):
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad(), _one_thread():
             matrices, biases = self._train(x, y, generator)
-        return FittedMLPEnsemble(matrices, biases, shift, scale, float(center), float(spread))
+        return FittedMLPEnsemble(matrices, biases, shift, scale, float(center), float(spread), self.activation)
 
     def _initial(self, features: int, generator: torch.Generator) -> tuple[Tensor, list[Tensor]]:
         """All parameters as one vector, and views of it: weights (k, in, out) of every layer, then biases (k, 1, out)."""
@@ -88,7 +90,7 @@ class MLPEnsemble(VectorModel):
         sizes = [features, *[self.width] * self.layers, 1]
         shapes = [(self.members, a, b) for a, b in pairwise(sizes)] + [(self.members, 1, b) for b in sizes[1:]]
         flat = torch.zeros(sum(math.prod(shape) for shape in shapes))
-        views = _split(flat, shapes)
+        views = split(flat, shapes)
         for layer, (weight, bias) in enumerate(zip(views[: self.layers + 1], views[self.layers + 1 :], strict=True)):
             fan_in, fan_out = weight.shape[1:]
             if self.glorot:
@@ -98,7 +100,7 @@ class MLPEnsemble(VectorModel):
                 weight.uniform_(-bound, bound, generator=generator)
                 bias.uniform_(-bound, bound, generator=generator)
         flat = flat.to(self.device)
-        return flat, _split(flat, shapes)
+        return flat, split(flat, shapes)
 
     def _train(self, x: Tensor, y: Tensor, generator: torch.Generator) -> tuple[list[Tensor], list[Tensor]]:
         """Adam (arXiv 1412.6980) with decoupled weight decay on the mean absolute or squared error."""
@@ -108,7 +110,7 @@ class MLPEnsemble(VectorModel):
         flat, views = self._initial(features, generator)
         weights, biases = views[: self.layers + 1], views[self.layers + 1 :]
         gradient, first, second = torch.zeros_like(flat), torch.zeros_like(flat), torch.zeros_like(flat)
-        grads = _split(gradient, [v.shape for v in views])
+        grads = split(gradient, [v.shape for v in views])
         batch, steps = self._steps(n)
         per_epoch = math.ceil(n / batch)
         beta1, beta2 = self.betas
@@ -137,21 +139,30 @@ class MLPEnsemble(VectorModel):
         batch = min(self.batch_size, n)
         return batch, self.epochs * math.ceil(n / batch)
 
-    def _gradient(self, x: Tensor, y: Tensor, weights: list[Tensor], biases: list[Tensor], grads: list[Tensor]) -> None:
-        """Writes the gradient of the sum over members of the mean loss into `grads`: backpropagation, written out."""
+    def _gradient(self, x: Tensor, y: Tensor, weights: list[Tensor], biases: list[Tensor], grads: list[Tensor]) -> Tensor:
+        """Writes the gradient of the sum over members of the mean loss into `grads`: backpropagation, written out.
+
+        Returns the residuals (k, b, 1).
+        """
         import torch
 
         activations = [x]
         for layer, (w, b) in enumerate(zip(weights, biases, strict=True)):
             z = torch.baddbmm(b, activations[-1], w)  # (k, b, out)
-            activations.append(z.relu_() if layer < self.layers else z)
+            activations.append(_activate(z, self.activation) if layer < self.layers else z)
         residual = activations[-1] - y[..., None]  # (k, b, 1)
         delta = (residual.sign() if self.loss == "mae" else 2 * residual) / y.shape[1]
         for layer in reversed(range(self.layers + 1)):
             torch.bmm(activations[layer].transpose(1, 2), delta, out=grads[layer])
             torch.sum(delta, 1, keepdim=True, out=grads[self.layers + 1 + layer])
             if layer:
-                delta = torch.bmm(delta, weights[layer].transpose(1, 2)).mul_(activations[layer] > 0)
+                slope = activations[layer] > 0 if self.activation == "relu" else 1 - activations[layer] ** 2
+                delta = torch.bmm(delta, weights[layer].transpose(1, 2)).mul_(slope)
+        return residual
+
+
+def _activate(z: Tensor, activation: Activation) -> Tensor:
+    return z.relu_() if activation == "relu" else z.tanh_()
 
 
 @contextmanager
@@ -167,7 +178,7 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _split(flat: Tensor, shapes: Sequence[Sequence[int]]) -> list[Tensor]:
+def split(flat: Tensor, shapes: Sequence[Sequence[int]]) -> list[Tensor]:
     """Consecutive pieces of `flat`, viewed in the given shapes."""
     import torch
 
@@ -190,17 +201,27 @@ class FittedMLPEnsemble:
     scale: NDArray[np.float64]  # (d,)
     center: float
     spread: float
+    activation: Activation = "relu"
 
     def predict(self, inputs: NDArray[np.float32]) -> EnsemblePrediction:
         """Predictions of all members for inputs (m, d)."""
+        outputs = self._forward(inputs, len(self.weights))[..., 0]
+        return EnsemblePrediction(outputs * self.spread + self.center)
+
+    def hidden(self, inputs: NDArray[np.float32]) -> Floats:
+        """(k, m, h) what the last hidden layer makes of inputs (m, d)."""
+        return self._forward(inputs, len(self.weights) - 1)
+
+    def _forward(self, inputs: NDArray[np.float32], layers: int) -> Floats:
         import torch
 
         check_candidates(inputs, len(self.shift))
         x = torch.as_tensor((inputs - self.shift) / self.scale, dtype=torch.float32, device=self.weights[0].device)
         with torch.no_grad(), _one_thread():
             x = x.expand(len(self.weights[0]), *x.shape)
-            for layer, (w, b) in enumerate(zip(self.weights, self.biases, strict=True)):
+            for layer, (w, b) in enumerate(zip(self.weights[:layers], self.biases[:layers], strict=True)):
                 x = torch.baddbmm(b, x, w)
                 if layer < len(self.weights) - 1:
-                    x = x.relu_()
-        return EnsemblePrediction(x[..., 0].double().cpu().numpy() * self.spread + self.center)
+                    x = _activate(x, self.activation)
+        outputs: Floats = x.double().cpu().numpy()
+        return outputs
