@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from scipy.optimize import check_grad, linprog
-from toy_space import ToySpace
+from toy_space import PlainSpace, ToySpace
 
 from raynas.errors import ConfigError, OutOfSpaceError, ShapeError, UnknownNameError
 from raynas.model import distances
@@ -169,7 +169,7 @@ def test_mistakes_are_told() -> None:
     with pytest.raises(ConfigError, match="most must be at least 1"):
         DistanceProcess(most=0)
     with pytest.raises(OutOfSpaceError, match="defines no adjacency encoding"):
-        DistanceProcess().fit(ToySpace(2), [ToySpace(2).make("aa")], np.zeros(1), 0)
+        DistanceProcess().fit(PlainSpace(2), [PlainSpace(2).make("aa")], np.zeros(1), 0)
     for values in (np.zeros(2), np.array([np.nan]), np.empty(0)):
         with pytest.raises(ShapeError, match="finite numbers"):
             DistanceProcess("path").fit(ToySpace(2), [ToySpace(2).make("aa")], values, 0)

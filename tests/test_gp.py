@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from toy_space import ToySpace
+from toy_space import PlainSpace, ToySpace
 
 from raynas.errors import ConfigError, OutOfSpaceError, UnknownNameError
 from raynas.history import History, Observation
@@ -112,18 +112,12 @@ def test_failed_and_stopped_trials_and_no_result_at_all() -> None:
         assert len(method.propose(space, History(), np.random.default_rng(0), 3).archs) == 3
 
 
-class Plain(ToySpace):
-    """A space with neither graph nor adjacency."""
-
-    graph, adjacency = SearchSpace.graph, SearchSpace.adjacency
-
-
 @pytest.mark.parametrize(
     ("method", "error", "message"),
     [
-        (lambda: Engine(GPBayesOpt(), Plain(2)), OutOfSpaceError, "space 'toy' defines no adjacency encoding"),
-        (lambda: Engine(GPBayesOpt(kernel="edit"), Plain(2)), OutOfSpaceError, "does not say how its architectures are graphs"),
-        (lambda: Engine(Nasbot(), Plain(2)), OutOfSpaceError, "does not say how its architectures are graphs"),
+        (lambda: Engine(GPBayesOpt(), PlainSpace(2)), OutOfSpaceError, "space 'toy' defines no adjacency encoding"),
+        (lambda: Engine(GPBayesOpt(kernel="edit"), PlainSpace(2)), OutOfSpaceError, "does not say how its architectures are graphs"),
+        (lambda: Engine(Nasbot(), PlainSpace(2)), OutOfSpaceError, "does not say how its architectures are graphs"),
         (lambda: GPBayesOpt(kernel="paths"), UnknownNameError, "unknown distance 'paths'; did you mean 'path'"),
         (lambda: Nasbot(mutations=0), ConfigError, "mutations must be at least 1"),
     ],

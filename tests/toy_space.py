@@ -64,3 +64,9 @@ class ToySpace(SearchSpace):
 
     def enumerate(self) -> Iterator[Arch] | None:
         return (self.make("".join(letters)) for letters in product("abc", repeat=self.length)) if self.listed else None
+
+
+class PlainSpace(ToySpace):
+    """The same without what a space need not have: graph and adjacency."""
+
+    graph, adjacency = SearchSpace.graph, SearchSpace.adjacency
