@@ -90,7 +90,7 @@ def test_run_folder_keeps_the_contract(finished: tuple[Path, str]) -> None:
 
 def test_rows_say_how_their_trials_were_proposed_and_what_was_expected(finished: tuple[Path, str]) -> None:
     rows = results.read(str(finished[0])).trials.to_pylist()
-    assert {row["proposed_by"] for row in rows[:10]} == {"initial"}
+    assert sum(row["proposed_by"] == "initial" for row in rows) == 10  # mostly the first ones, but they need not begin in their order
     asked = [row for row in rows if row["proposed_by"] == "model"]
     assert len(asked) > 20
     known = {row["arch_id"] for row in rows}
