@@ -45,7 +45,8 @@ OPTIONS: dict[str, dict[str, Any]] = {  # settings that make a method quick, and
     "nasbot": {"kernel": "edit", "mutations": 20},
 }
 PROPOSING = [name for name, method in SEARCHERS.items() if not isinstance(method, str)]  # the others are trials
-ADMITTED = [(name, fitting) for name in PROPOSING for fitting in ("inline", "thread")]
+THREADED = ("bananas", "evolution", "local-search")  # one of each kind: a thread is the engine's, whatever method runs in it
+ADMITTED = [*((name, "inline") for name in PROPOSING), *((name, "thread") for name in THREADED)]
 
 
 def make_searcher(name: str, space: SearchSpace | str = "nasbench201", **options: Any) -> TuneSearcher:

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-import searchers.bananas
+import searchers.surrogate
 from raynas.history import History, Observation
 from raynas.model import targets
 from raynas.model.candidates import candidates
@@ -31,7 +31,7 @@ def test_after_patience_evaluations_without_a_new_best_some_pools_are_random(
         drawn.append(args[6])  # the random share
         return candidates(*args)
 
-    monkeypatch.setattr(searchers.bananas, "candidates", record)
+    monkeypatch.setattr(searchers.surrogate, "candidates", record)
     method = Bananas(pool=40, predictor_options=QUICK)
     for _ in range(20):
         method.propose(space, history, rng, 5)
