@@ -19,7 +19,7 @@ from raynas.run.settings import name_of, new_run, plain, resumed_run
 from raynas.run.slots import count_slots, slots
 from raynas.run.train_command import IMAGES, train_command
 from raynas.search import _recipe
-from raynas.spaces import SPACES, make_space
+from raynas.spaces import SPACES, SearchSpace, make_space
 from raynas.spaces.darts import DARTSSpace
 from searchers import SEARCHERS, Bananas, Method, Random
 from trainables import TRAINABLES
@@ -35,7 +35,7 @@ def test_the_keywords_of_run_search_are_the_fields_of_the_configuration() -> Non
     named = {"space", "trainable", "searcher", "scheduler"}  # may also be a class or a function
     for name, info in fields.items():
         expected = str | raynas.config.Callable[..., Any] if name in named else info.annotation
-        expected = expected | Method if name == "searcher" else expected
+        expected = {"searcher": expected | Method, "space": expected | SearchSpace}.get(name, expected)
         assert hints[name] == expected, name
 
 
