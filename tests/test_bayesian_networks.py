@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from toy_space import ToySpace
+from toy_space import PlainSpace, ToySpace
 
 from raynas.errors import ConfigError, OutOfSpaceError
 from raynas.history import History, Observation
@@ -77,8 +77,8 @@ def test_predictions_rank_the_candidates(name: str) -> None:
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda: Engine(make_method("dngo"), ToySpace(2)), OutOfSpaceError, "use a path encoding"),
-        (lambda: Engine(make_method("bohamiann"), ToySpace(2)), OutOfSpaceError, "use a path encoding"),
+        (lambda: Engine(make_method("dngo"), PlainSpace(2)), OutOfSpaceError, "use a path encoding"),
+        (lambda: Engine(make_method("bohamiann"), PlainSpace(2)), OutOfSpaceError, "use a path encoding"),
         (lambda: make_method("dngo", {"predictor_options": {"alpha": 0.0}}), ConfigError, "alpha and beta must be positive"),
         (lambda: make_method("dngo", {"predictor_options": {"epochs": 0}}), ConfigError, "epochs must be at least 1"),
         (lambda: make_method("bohamiann", {"predictor_options": {"steps": 900}}), ConfigError, "steps must be at least burn_in"),
