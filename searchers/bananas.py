@@ -4,15 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from raynas.model.encodings import feature_weights
-from raynas.model.predictors import Predictor, make_predictor
-from raynas.model.recommend import DEFAULT_ENCODING
-from raynas.spaces import SearchSpace
-from searchers.surrogate import Surrogate
+from searchers.surrogate import Encoded
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bananas(Surrogate):
+class Bananas(Encoded):
     """An ensemble of networks predicts the metric from an encoding; the candidates of highest acquisition are proposed.
 
     Each fit starts from scratch on everything observed (algorithm 1 of the paper). The defaults differ from the paper's where
@@ -20,29 +16,15 @@ class Bananas(Surrogate):
     and the target is the rank or the logarithm of the error, by turns at random: what one misjudges, the other may not.
     Deviations count twice (`exploration`): an ensemble is too sure of what it has not seen. `its` is the paper's acquisition function.
 
-    Args:
-        encoding: names of raynas.model.encodings.ENCODINGS joined by `+`; `path` is the paper's. For predictors that see vectors.
-        predictor, predictor_options: one of raynas.model.predictors.PREDICTORS, or `module:Class`, and its settings.
+    The encoding `path` is the paper's.
     """
 
-    encoding: str = DEFAULT_ENCODING
-    predictor: str = "mlp"
-    predictor_options: Mapping[str, Any] = field(default_factory=dict)
     target: str = "rank_gauss+log_error"
     acquisition: str = "its"
     climbs: int = 2
     exploration: float = 2.0
     patience: int | None = 30
     recommender: str = "denoised"
-
-    def model(self) -> Predictor:
-        """The predictor, which sees the encoding if it sees vectors."""
-        return make_predictor(self.predictor, self.predictor_options, self.encoding)
-
-    def check(self, space: SearchSpace) -> None:
-        """Encodes an architecture: what cannot be encoded fails here, not in the run."""
-        if hasattr(self.model(), "encoding"):
-            feature_weights(self.encoding, space)
 
 
 _PAPER_NETWORK: dict[str, Any] = {

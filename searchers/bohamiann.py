@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-from searchers.bananas import Bananas
+from searchers.surrogate import Encoded
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bohamiann(Bananas):
+class Bohamiann(Encoded):
     """BOHAMIANN (Springenberg et al., NIPS 2016): expected improvement under Bayesian networks drawn by Hamiltonian Monte Carlo.
 
     The settings are those of pybnn, with which BANANAS was compared (see raynas.model.predictors.bohamiann for the chains), the adjacency
@@ -20,10 +20,4 @@ class Bohamiann(Bananas):
 
     encoding: str = "adjacency"
     predictor: str = "bohamiann"
-    target: str = "identity"
-    acquisition: str = "ei"
     refit_share: float = 1.0
-    climbs: int = 0
-    exploration: float = 1.0
-    patience: int | None = None
-    recommender: str = "observed"

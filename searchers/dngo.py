@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from searchers.bananas import Bananas
+from searchers.surrogate import Encoded
 
 
 @dataclass(frozen=True, kw_only=True)
-class DNGO(Bananas):
+class DNGO(Encoded):
     """DNGO (Snoek et al., ICML 2015, arXiv 1502.05700): expected improvement under Bayesian linear regression on a network's last layer.
 
     The settings are those of pybnn, with which BANANAS was compared: refits after every ten results, the adjacency encoding, raw errors.
@@ -21,12 +21,6 @@ class DNGO(Bananas):
 
     encoding: str = "adjacency"
     predictor: str = "dngo"
-    target: str = "identity"
-    acquisition: str = "ei"
     refit_share: float = 1.0
-    climbs: int = 0
-    exploration: float = 1.0
-    patience: int | None = None
-    recommender: str = "observed"
 
     foresees: ClassVar[bool] = True

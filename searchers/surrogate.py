@@ -4,8 +4,8 @@ BANANAS and what it was compared with that learns are this loop with other parts
 """
 
 from abc import abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,7 +16,10 @@ from raynas.errors import ConfigError
 from raynas.history import History
 from raynas.model.acquisition import ACQUISITIONS
 from raynas.model.candidates import candidates, mutations, random_archs
+from raynas.model.encodings import feature_weights
+from raynas.model.predictors import make_predictor
 from raynas.model.predictors.base import FittedPredictor, Prediction, Predictor
+from raynas.model.recommend import DEFAULT_ENCODING
 from raynas.model.targets import TARGETS
 from raynas.registry import resolve
 from raynas.spaces import SearchSpace
@@ -170,3 +173,26 @@ class Surrogate(Method):
         """A mutation of one of the best, without asking the model."""
         pool = candidates(space, history, rng, 1, self.parents, self.rates)
         return pool[0] if pool else super().stopgap(space, history, rng)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoded(Surrogate):
+    """The model is a predictor by name, which learns from an encoding of architectures, or from their graphs.
+
+    Args:
+        encoding: names of raynas.model.encodings.ENCODINGS joined by `+`. For predictors that see vectors.
+        predictor, predictor_options: one of raynas.model.predictors.PREDICTORS, or `module:Class`, and its settings.
+    """
+
+    encoding: str = DEFAULT_ENCODING
+    predictor: str = "mlp"
+    predictor_options: Mapping[str, Any] = field(default_factory=dict)
+
+    def model(self) -> Predictor:
+        """The predictor, which sees the encoding if it sees vectors."""
+        return make_predictor(self.predictor, self.predictor_options, self.encoding)
+
+    def check(self, space: SearchSpace) -> None:
+        """Encodes an architecture: what cannot be encoded fails here, not in the run."""
+        if hasattr(self.model(), "encoding"):
+            feature_weights(self.encoding, space)
