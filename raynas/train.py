@@ -308,7 +308,7 @@ def _finish(
     console.out(f"latency             {use['latency_ms']:.2f} ms for one image on {use['device']}", highlight=False)
     console.out(f"Network:     {storage.join(out, MODEL)}, {size / 2**20:.1f} MiB (raynas.train.load_model)")
     if format is not None:
-        name, content = export(load_model(out, trust=True), format, data.channels, data.image_size)
+        name, content = export(network.cpu(), format, data.channels, data.image_size)
         write(out, name, content)
         console.out(f"Export:      {storage.join(out, name)}")
     console.out(f"Use it:      {program('predict')} {shlex.quote(out)} IMAGE ...")

@@ -105,11 +105,10 @@ class Files:
         Raises:
             DataError: an image has another size, or more than a few of them are damaged.
         """
-        stats = [os.stat(path) if os.path.exists(path) else None for path in self.paths]
-        if self.view is None or sum(stat.st_size for stat in stats if stat is not None) < CACHED:
+        told = [] if self.view is None else [_stamp(str(path)) for path in self.paths]
+        if self.view is None or sum(size for size, _ in told) < CACHED:
             images, good = self._decoded(threads)
         else:
-            told = [(stat.st_size, stat.st_mtime_ns) if stat is not None else None for stat in stats]
             key = sha256(repr((self.view, self.paths.tolist(), told)).encode()).hexdigest()[:32]
             images, good = _kept(cache / "squares", key, partial(self._decoded, threads))
         if not good.all():
@@ -132,6 +131,15 @@ class Files:
         with ThreadPoolExecutor(threads) as pool:  # Pillow decodes without the interpreter's lock
             good = np.fromiter(pool.map(read, range(len(self))), bool, len(self))
         return images if good.all() else images[good], good
+
+
+def _stamp(path: str) -> tuple[int, int]:
+    """Size and time of change of a file, by which it is seen to be another one; zeros where there is none."""
+    try:
+        stat = os.stat(path)
+    except OSError:  # it counts as damaged when it is read
+        return 0, 0
+    return stat.st_size, stat.st_mtime_ns
 
 
 def _kept(folder: Path, key: str, decoded: Callable[[], tuple[Any, Any]]) -> tuple[Any, Any]:
