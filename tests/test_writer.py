@@ -182,6 +182,9 @@ def test_who_has_lost_the_folder_writes_no_more(uri: str, monkeypatch: pytest.Mo
         with pytest.raises(RunLost, match="taken over"):
             checked_until(writer, lambda: False)
         writer.close()
+        assert writer._thread is not None
+        writer._thread.join(timeout=5.0)  # it had nothing to do, and must not wait for more: the process could not end in order
+        assert not writer._thread.is_alive()
     assert [part.kind for part in results.list_parts(fs, root)] == ["reports", "started", "trials"]
 
 

@@ -197,6 +197,10 @@ class Writer:
         if self._deleter is not None:
             self._deleter.join(timeout=GIVE_UP)
 
+    @property
+    def _urgent(self) -> bool:
+        return self._hurried or self._closing or self._abandoned.is_set()
+
     def _wake(self) -> None:
         if self._thread is None:  # daemons: one that hangs must not keep us
             self._thread = threading.Thread(target=self._work, name="raynas-writer", daemon=True)
@@ -241,6 +245,8 @@ class Writer:
         self.lost = error
         self._abandoned.set()
         self._deletions.put(None)
+        with self._change:
+            self._change.notify_all()
         atexit.register(self._leave)
 
     def _leave(self) -> None:
@@ -259,8 +265,8 @@ class Writer:
         try:
             while not self._abandoned.is_set():
                 with self._change:
-                    self._change.wait_for(lambda: self._hurried or self._closing or bool(self._batch), timeout=CURVES)
-                    self._change.wait_for(lambda: self._hurried or self._closing, timeout=max(0.0, begun + PERIOD - time.monotonic()))
+                    self._change.wait_for(lambda: self._urgent or bool(self._batch), timeout=CURVES)
+                    self._change.wait_for(lambda: self._urgent, timeout=max(0.0, begun + PERIOD - time.monotonic()))
                     closing, self._hurried = self._closing, False
                     self._writing, self._batch = self._batch, Batch()
                 begun = time.monotonic()
