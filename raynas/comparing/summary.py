@@ -157,8 +157,8 @@ def show(outcome: Outcome, rows: Sequence[Mapping[str, Any]], found: Sequence[Ma
             shown.add_row(*((searcher, scheduler) if query == queries[0] else ("", "")), str(query), cell)
     console.print(shown)
     if any(row["found"] for row in found):
-        title = "the best of the table: runs that observed it, and evaluations until then"
-        shown = PrintedTable("searcher", "scheduler", "found", "median", title=title, title_justify="left")
+        title = "runs that observed the best of the table, and when"
+        shown = PrintedTable("searcher", "scheduler", "runs", "evaluations, median", title=title, title_justify="left")
         for row in found:
             median = f"{row['median_queries']:g}" if row["median_queries"] is not None else f"> {queries[-1]}"
             shown.add_row(row["searcher"], row["scheduler"], f"{row['found']} of {row['seeds']}", median)
