@@ -9,12 +9,13 @@ import pyarrow as pa
 import pytest
 
 from raynas import compare
-from raynas.comparing.config import CompareConfig, read_configs
+from raynas.comparing.config import CompareConfig, names, read_configs
 from raynas.comparing.runs import CURVES, runs
 from raynas.comparing.summary import Outcome, summarize, summarize_found
 from raynas.config import make_config
 from raynas.spaces import make_space
 from raynas.tables import Table
+from searchers import SEARCHERS
 
 CELLS = 14
 
@@ -149,6 +150,20 @@ def test_a_run_that_did_not_find_it_counts_as_infinite(when: list[int], median: 
     assert found["mean_queries_of_found"] == (None if mean is None else pytest.approx(mean))
     assert found["share"] == np.mean(np.array(when) < 9)
     assert summarize(outcome)[-1]["regret_mean"] == pytest.approx(10 * np.mean(np.array(when) == 9))
+
+
+def test_the_files_that_are_shown_can_be_read(tmp_path: Path) -> None:
+    root = Path(__file__).resolve().parents[1]
+    (tmp_path / "page.yaml").write_text((root / "docs/benchmarks.md").read_text().partition("```yaml\n")[2].partition("```")[0])
+    page = read_configs(str(tmp_path / "page.yaml"), [], {})
+    assert [(config.out, config.runs_of("random"), config.trials) for config in page.values()] == [
+        ("rivals/setting-a", 200, 150),
+        ("rivals/cifar100", 200, 300),
+    ]
+    rivals = read_configs(str(root / "benchmarks/rivals.yaml"), [], {})
+    for config in rivals.values():
+        assert {*names(config.searchers), *config.searcher_seeds} <= SEARCHERS.keys()
+        assert min(map(config.runs_of, names(config.searchers))) >= 20
 
 
 BAD = {
