@@ -8,6 +8,7 @@ Run: python benchmarks/rivals_table.py benchmarks/rivals.yaml [--out FOLDER] [--
 """
 
 import argparse
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from raynas import storage
+from raynas.cli import DONE, run_command
 from raynas.comparing.config import names, read_configs
 from raynas.comparing.runs import Benchmark, read_parts, runs
 from raynas.comparing.summary import Outcome, cell, figures, summarize, summarize_found
@@ -104,7 +106,7 @@ def over_time(outcome: Outcome) -> str:
     return markdown(["searcher", "scheduler", *(f"{h} h" for h in HOURS), "ends after, h", "seeds"], lines)
 
 
-def main() -> None:
+def main() -> int:
     """Prints a section for each comparison."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config")
@@ -128,7 +130,8 @@ def main() -> None:
         if given.figures:
             for file, picture in figures(outcome).items():
                 (given.figures / f"rivals-{name or config.space}-{file}").write_bytes(picture)
+    return DONE
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(main))
