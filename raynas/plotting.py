@@ -166,10 +166,15 @@ def _label(axes: Any, ends: Sequence[tuple[float, float, str, str]]) -> None:
     height = axes.get_figure().get_figheight() * 72 * 0.75  # points, about
     low, high = axes.get_ylim()
     wanted = sorted((height * (y - low) / (high - low), x, y, name, colour) for x, y, name, colour in ends)
-    last = -np.inf
-    for points, x, y, name, colour in wanted:
-        last = max(points, last + _LABEL)
-        offset = (6, last - points)
-        paper = {"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.5}
-        place: dict[str, Any] = {"xytext": offset, "textcoords": "offset points", "va": "center", "annotation_clip": False}
-        axes.annotate(name, (x, y), color=colour, fontsize=9, bbox=paper, **place)
+    places, lowest = [], -np.inf
+    for points, *_ in wanted:
+        lowest = max(points, lowest) + _LABEL
+        places.append(lowest - _LABEL)
+    highest = height
+    for i in reversed(range(len(places))):  # down again, where they would leave the panel
+        places[i] = min(places[i], highest)
+        highest = places[i] - _LABEL
+    paper = {"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.5}
+    for place, (points, x, y, name, colour) in zip(places, wanted, strict=True):
+        how: dict[str, Any] = {"xytext": (6, place - points), "textcoords": "offset points", "va": "center", "annotation_clip": False}
+        axes.annotate(name, (x, y), color=colour, fontsize=9, bbox=paper, **how)

@@ -71,6 +71,14 @@ def test_the_share_that_has_found_the_best(methods: int) -> None:
     assert line.get_ydata().tolist() == [0, 0, 25, 25, 25, 25, 25, 50, 50, 50]
 
 
+def test_names_stay_in_the_panel_where_all_lines_end_at_its_top() -> None:
+    figure = shares({(f"m{i}", "fifo"): np.array([2.0]) for i in range(8)}, 10, title="t")
+    figure.canvas.draw()
+    boxes = [text.get_window_extent() for text in figure.axes[0].texts]
+    assert max(box.y1 for box in boxes) < figure.bbox.y1 - 15  # below the title
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+
+
 def test_a_run_that_stopped_at_the_best_does_not_end_the_panel_of_hours() -> None:
     hours = np.arange(1.0, 5)[None].repeat(2, axis=0)
     hours[0, 2:] = np.nan
