@@ -99,8 +99,8 @@ class Simulation:
         self._asked = 0
         self._running = 0
 
-    def run(self, on_result: Callable[["Simulation"], None] | None = None) -> list[SimulatedResult]:
-        """Runs to the end; `on_result` is called after every trial that has ended."""
+    def run(self, on_result: Callable[["Simulation"], bool | None] | None = None) -> list[SimulatedResult]:
+        """Runs to the end; `on_result` is called after every trial that has ended, and ends the search where it returns True."""
         while True:
             self._fill()
             if not self._events:
@@ -108,8 +108,8 @@ class Simulation:
             before = len(self.results)
             self.now, _, trial = heapq.heappop(self._events)
             self._step(trial)
-            if on_result is not None and len(self.results) > before:
-                on_result(self)
+            if on_result is not None and len(self.results) > before and on_result(self):
+                return self.results
 
     # -- what schedulers ask of Tune's controller --------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ from raynas.outcome import Objective
 from raynas.spaces import SearchSpace, Subset, make_space
 from raynas.spaces.darts import DARTSSpace
 from searchers import Engine, make_method
-from searchers.decisions import check_decisions, decide, described
+from searchers.decisions import check_decisions, decide, described, listed
 from searchers.method import within_limits
 
 DECIDING: dict[str, dict[str, Any]] = {
@@ -111,3 +111,9 @@ def test_every_kind_of_space_is_searched_by_the_method_itself(name: str, kind: s
         search.tell(suggestion.arch, suggestion.arch.id.count("3") / 50, error=None if i % 5 else "lost")
     assert search.problem is None
     assert by[3:] == ["model"] * 9
+
+
+def test_a_space_that_is_known_to_be_large_is_not_gone_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    space = make_space("nasbench101", {"sampler": "uniform"})
+    monkeypatch.setattr(type(space), "enumerate", lambda self: pytest.fail("it was"))
+    assert listed(space) is None

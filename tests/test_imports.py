@@ -30,6 +30,7 @@ ORDER = [
     "run",
     "simulate",
     "cli",
+    "comparing",
     "search compare convert train predict status list",
     "reporting",
     "report",

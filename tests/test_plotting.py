@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from raynas.plotting import COLOURS, colours, comparison
+from raynas.plotting import COLOURS, colours, comparison, shares
 
 RNG = np.random.default_rng(0)
 CURVES = {
@@ -52,3 +52,37 @@ def test_schedulers_are_told_apart_by_their_lines() -> None:
     assert first.get_color() == second.get_color()
     assert first.get_linestyle() != second.get_linestyle()
     assert {text.get_text() for text in figure.axes[0].texts} == {"bananas + fifo", "bananas + asha", "best of the table"}
+
+
+def test_many_methods_have_a_panel_each_the_best_first() -> None:
+    many = {(f"m{i}", "fifo"): CURVES["bananas", "fifo"] + (i * 5 % 9) for i in range(9)}
+    figure = comparison(many, None, title="t", kind="test", optimum=5.0)
+    shown = [axes for axes in figure.axes if axes.get_visible()]
+    assert [axes.get_title(loc="left") for axes in shown] == ["m0", "m2", "m4", "m6", "m8", "m1", "m3", "m5", "m7"]
+    assert shown[0].get_title(loc="right") == f"{CURVES['bananas', 'fifo'][:, -1].mean():.3f}"
+    assert {len(axes.get_lines()) for axes in shown} == {9 + 1 + 1}  # all, this one once more, the best of the table
+
+
+@pytest.mark.parametrize("methods", [3, 10])
+def test_the_share_that_has_found_the_best(methods: int) -> None:
+    found = {(f"m{i}", "fifo"): np.array([3.0, 8.0, np.inf, np.inf]) for i in range(methods)}
+    figure = shares(found, 10, title="t")
+    line = next(line for line in figure.axes[0].get_lines() if line.get_linewidth() > 1)
+    assert line.get_ydata().tolist() == [0, 0, 25, 25, 25, 25, 25, 50, 50, 50]
+
+
+def test_names_stay_in_the_panel_where_all_lines_end_at_its_top() -> None:
+    figure = shares({(f"m{i}", "fifo"): np.array([2.0]) for i in range(8)}, 10, title="t")
+    figure.canvas.draw()
+    boxes = [text.get_window_extent() for text in figure.axes[0].texts]
+    assert max(box.y1 for box in boxes) < figure.bbox.y1 - 15  # below the title
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+
+
+def test_a_run_that_stopped_at_the_best_does_not_end_the_panel_of_hours() -> None:
+    hours = np.arange(1.0, 5)[None].repeat(2, axis=0)
+    hours[0, 2:] = np.nan
+    errors = {("random", "fifo"): np.array([[7.0, 5.0, 5.0, 5.0], [8.0, 7.0, 6.0, 6.0]])}
+    line, _ = comparison(errors, {("random", "fifo"): hours}, title="t", kind="test", optimum=5.0).axes[1].get_lines()
+    assert line.get_xdata()[-1] == 4
+    assert line.get_ydata()[-1] == 5.5

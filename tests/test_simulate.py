@@ -80,6 +80,11 @@ def test_the_clock_is_the_tables(table: Table) -> None:
     assert many.now == max(result.ended for result in many.results)
 
 
+def test_it_ends_where_its_observer_says_so(table: Table) -> None:
+    ended = Simulation(Engine(Random(), max_budget=108), table, 20, workers=3).run(lambda now: len(now.results) == 5)
+    assert len(ended) == 5
+
+
 def test_stragglers_take_longer(table: Table) -> None:
     quick, slow = (
         Simulation(Engine(Random(), max_budget=108), table, 10, straggler_rate=rate, straggler_factor=5.0) for rate in (0.0, 1.0)

@@ -1,0 +1,1 @@
+"""What `python -m raynas.compare` does: read its configuration, simulate many runs, summarise them."""
