@@ -107,10 +107,10 @@ def test_a_space_is_listed_once_and_only_if_it_is_small_enough() -> None:
 
 @pytest.mark.parametrize("options", [{"predictor": "gp"}, {"predictor": "distance-gp", "predictor_options": {"distance": "path"}}])
 def test_predictions_in_parts_are_the_same(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    method, history = WeakNAS(encoding="path", **options), some(25)
-    whole = proposed(method, history)
-    monkeypatch.setattr("searchers.weaknas._ROWS", 50)
-    assert proposed(method, history, space=ToySpace(5)) == whole  # another object, which is encoded in parts, too
+    method, history = WeakNAS(top=20, **options), knowing(["aabc", "bcba", "cccc", "abab", "bbca", "caaa"])
+    whole = proposed(method, history, space=ToySpace(4))  # of which no two words have the same paths
+    monkeypatch.setattr("searchers.weaknas._ROWS", 30)
+    assert proposed(method, history, space=ToySpace(4)) == whole  # another object, which is encoded in parts, too
 
 
 def test_what_a_table_holds_is_the_whole_space() -> None:
@@ -130,7 +130,7 @@ def test_what_a_table_holds_is_the_whole_space() -> None:
         (lambda: WeakNAS(sample=0), ConfigError, "top and sample must be at least 1"),
         (lambda: WeakNAS(whole=-1), ConfigError, "whole not negative"),
         (lambda: make_method("weaknas", {"pool": 10}), UnknownNameError, "unknown option of searcher 'weaknas' 'pool'"),
-        (lambda: Engine(WeakNAS(), PlainSpace(2)), OutOfSpaceError, "use a path encoding"),
+        (lambda: Engine(WeakNAS(encoding="adjacency"), PlainSpace(2)), OutOfSpaceError, "use a path encoding"),
     ],
 )
 def test_mistakes_are_told_before_a_search_begins(make: Any, error: type[Exception], message: str) -> None:
