@@ -30,7 +30,7 @@ class WeakNAS(ByPredictor):
     Section 2.2 of the paper with the settings of its code: rounds of `refit_every`, drawn uniformly, known ones counting among the `top`;
     where too few of these are new, the best predicted new ones follow. So the draws become greedier as the best come to be known.
     What differs: the predictor is that of BANANAS, on its encoding, and learns ranks. In the code it is one network of four layers of
-    1,000 on the adjacency encoding that learns accuracies, which takes long to rank NAS-Bench-101 on a CPU.
+    1,000 on the adjacency encoding that learns accuracies, which takes half a minute of a core to rank NAS-Bench-101.
 
     A space is listed and encoded once: the 423,624 cells of NAS-Bench-101 take about a minute and 0.7 GB. One that cannot be listed, or
     has more architectures than `whole`, is sampled anew in each round.

@@ -30,7 +30,7 @@ def distinct(draw: Callable[[], Arch], count: int, known: Container[str]) -> lis
 def everything(space: SearchSpace, most: int) -> list[Arch] | None:
     """All architectures of a space, listed once; None where it cannot be listed, or holds more than `most`. Do not change the list.
 
-    The 423,624 cells of NAS-Bench-101 take about half a minute and 0.5 GB.
+    The 423,624 cells of NAS-Bench-101 take most of a minute and 0.5 GB.
     """
     if space.size is not None and space.size > most:
         return None
