@@ -27,6 +27,7 @@ from searchers.random import Random
 from searchers.reinforce import Reinforce
 from searchers.surrogate import Surrogate
 from searchers.tpe import TPE
+from searchers.weaknas import WeakNAS
 
 if TYPE_CHECKING:
     from searchers.tune import BananasPaperSearch as BananasPaperSearch
@@ -49,6 +50,7 @@ SEARCHERS: dict[str, Any] = {
     "nasbot": Nasbot,
     "dngo": DNGO,
     "bohamiann": Bohamiann,
+    "weaknas": WeakNAS,
     "darts": "trainables.oneshot:DartsTrial",
     "pc-darts": "trainables.oneshot:PCDartsTrial",
     "random-ws": "trainables.oneshot:RandomTrial",
@@ -172,6 +174,7 @@ __all__ = [
     "Suggestion",
     "Surrogate",
     "TuneSearcher",
+    "WeakNAS",
     "make_engine",
     "make_method",
     "make_searcher",

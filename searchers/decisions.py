@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Container, Sequence
 from functools import lru_cache
-from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -10,6 +9,7 @@ from numpy.typing import NDArray
 
 from raynas.arch import Arch
 from raynas.errors import ConfigError, OutOfSpaceError
+from raynas.model.candidates import everything
 from raynas.spaces import SearchSpace
 
 Variables = tuple[int, ...]  # (A,)
@@ -74,9 +74,5 @@ class Listed(NamedTuple):
 @lru_cache(maxsize=4)
 def listed(space: SearchSpace) -> Listed | None:
     """All architectures of a space; None where they are more than 100,000. For spaces of which few variables describe one that is new."""
-    if (space.size or 0) > _LISTED:
-        return None  # to list the first 100,001 of NAS-Bench-101 takes ten seconds
-    archs = list(islice(space.enumerate() or (), _LISTED + 1))
-    if not 0 < len(archs) <= _LISTED:
-        return None
-    return Listed(archs, np.array([space.adjacency(arch) for arch in archs], dtype=np.int64))
+    archs = everything(space, _LISTED)
+    return None if archs is None else Listed(archs, np.array([space.adjacency(arch) for arch in archs], dtype=np.int64))

@@ -6,7 +6,7 @@ BANANAS and what it was compared with that learns are this loop with other parts
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +18,9 @@ from raynas.model.acquisition import ACQUISITIONS
 from raynas.model.candidates import candidates, mutations, random_archs
 from raynas.model.encodings import feature_weights
 from raynas.model.predictors import make_predictor
-from raynas.model.predictors.base import FittedPredictor, Prediction, Predictor
+from raynas.model.predictors.base import FittedPredictor, Floats, Prediction, Predictor
 from raynas.model.recommend import DEFAULT_ENCODING
-from raynas.model.targets import TARGETS
+from raynas.model.targets import TARGETS, Target
 from raynas.registry import resolve
 from raynas.spaces import SearchSpace
 from searchers.method import Method, Origin, Proposal
@@ -28,47 +28,43 @@ from searchers.method import Method, Origin, Proposal
 _SHORTLIST = 5  # candidates for each that is wanted, among which a batch is chosen one after the other
 
 
+class Learned(NamedTuple):
+    """A model that has seen all results, and what it was asked to predict."""
+
+    fitted: FittedPredictor
+    target: Target
+
+    @property
+    def best(self) -> float:
+        """The best of the targets."""
+        return float(self.target.values.max())
+
+    def proposal(self, archs: Sequence[Arch], mean: Floats, std: Floats, score: Floats, lineage: Mapping[str, str]) -> Proposal:
+        """These m architectures; mean and deviation of what is predicted of them and their score, (m,) each; by ids, their parents."""
+        back = self.target.inverse
+        deviation = np.abs(back(mean + std) - back(mean - std)) / 2  # in units of the metric, which the target is not
+        told = zip(archs, score.tolist(), deviation.tolist(), strict=True)
+        origins = [Origin("model", lineage.get(arch.id), *each) for arch, *each in told]
+        return Proposal(archs, back(mean).tolist(), origins=origins)
+
+
 @dataclass(frozen=True, kw_only=True)
-class Surrogate(Method):
-    """A model predicts the metric; the candidates of highest acquisition are proposed. Each fit starts from scratch.
+class Learning(Method):
+    """A model predicts the metric. Each fit starts from scratch.
 
     Args:
         target: names of raynas.model.targets.TARGETS joined by `+`, of which each fit draws one.
-        acquisition: one of raynas.model.acquisition.ACQUISITIONS.
-        pool: candidates over which the acquisition function is maximised; more where they come to less than two for each that is wanted,
-            and after more than 1,000 trials, as batches grow, too.
-        parents: best observed architectures that are mutated.
-        rates: mutation rates, drawn for each candidate.
-        random_share: share of the pool that is random instead of mutated.
-        climbs: how often the candidates that the model likes best are mutated in turn and half a pool of these added.
-        exploration: factor on the deviation of the predictions.
-        patience: evaluations without a new best after which half of the fits draw the pool at random; None: never.
     """
 
     target: str = "identity"
-    acquisition: str = "ei"
-    pool: int = 200
-    parents: int = 10
-    rates: tuple[float, ...] = (1.0, 2.0)
-    random_share: float = 0.0
-    climbs: int = 0
-    exploration: float = 1.0
-    patience: int | None = None
 
     learns: ClassVar[bool] = True
-    foresees: ClassVar[bool] = False
-    """Whether, of a batch, each is chosen as if those before it and those pending had come out as expected, which takes a joint normal
-    distribution: they say nothing new, and so the deviation near them falls (GP-BUCB: Desautels, Krause, Burdick, JMLR 2014)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        least = min(self.pool, self.parents, 1 if self.patience is None else self.patience)
-        if least < 1 or not 0 <= self.random_share <= 1 or not self.rates or min(self.rates) <= 0:
-            raise ConfigError("pool, parents and patience must be at least 1, random_share between 0 and 1, and rates positive")
         self.model()
         for name in self.target.split("+"):
             resolve(TARGETS, name, "target")
-        resolve(ACQUISITIONS, self.acquisition, "acquisition function")
 
     @abstractmethod
     def model(self) -> Predictor:
@@ -80,18 +76,60 @@ class Surrogate(Method):
         archs = [space.sample(rng) for _ in range(max(2, self.num_initial))]
         self.model().fit(space, archs, np.arange(len(archs), dtype=np.float64), 0)
 
+    def learn(self, space: SearchSpace, history: History, rng: np.random.Generator) -> Learned:
+        """Fits the model to all results, of which there must be one."""
+        archs, values = history.targets()
+        targets = self.target.split("+")
+        target: Target = resolve(TARGETS, targets[rng.integers(len(targets))], "target")(values)
+        return Learned(self.model().fit(space, archs, target.values, int(rng.integers(2**31))), target)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Surrogate(Learning):
+    """The candidates of highest acquisition under the model are proposed.
+
+    Args:
+        acquisition: one of raynas.model.acquisition.ACQUISITIONS.
+        pool: candidates over which the acquisition function is maximised; more where they come to less than two for each that is wanted,
+            and after more than 1,000 trials, as batches grow, too.
+        parents: best observed architectures that are mutated.
+        rates: mutation rates, drawn for each candidate.
+        random_share: share of the pool that is random instead of mutated.
+        climbs: how often the candidates that the model likes best are mutated in turn and half a pool of these added.
+        exploration: factor on the deviation of the predictions.
+        patience: evaluations without a new best after which half of the fits draw the pool at random; None: never.
+    """
+
+    acquisition: str = "ei"
+    pool: int = 200
+    parents: int = 10
+    rates: tuple[float, ...] = (1.0, 2.0)
+    random_share: float = 0.0
+    climbs: int = 0
+    exploration: float = 1.0
+    patience: int | None = None
+
+    foresees: ClassVar[bool] = False
+    """Whether, of a batch, each is chosen as if those before it and those pending had come out as expected, which takes a joint normal
+    distribution: they say nothing new, and so the deviation near them falls (GP-BUCB: Desautels, Krause, Burdick, JMLR 2014)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        least = min(self.pool, self.parents, 1 if self.patience is None else self.patience)
+        if least < 1 or not 0 <= self.random_share <= 1 or not self.rates or min(self.rates) <= 0:
+            raise ConfigError("pool, parents and patience must be at least 1, random_share between 0 and 1, and rates positive")
+        resolve(ACQUISITIONS, self.acquisition, "acquisition function")
+
     def propose(self, space: SearchSpace, history: History, rng: np.random.Generator, count: int) -> Proposal:
         """The `count` candidates of highest acquisition under a model of everything observed."""
-        archs, values = history.targets()
         lineage: dict[str, str] = {}
         pool = self.begin(space, history, rng, count, lineage)
         if len(pool) < count:  # the last ones of a space that can be listed
             pool += random_archs(space, {*history.observed, *history.pending, *(arch.id for arch in pool)}, rng, count - len(pool))
-        if not archs or not pool:
+        if not history.targets()[0] or not pool:
             return Proposal(pool[:count])
-        targets = self.target.split("+")
-        target = resolve(TARGETS, targets[rng.integers(len(targets))], "target")(values)
-        fitted, best = self.model().fit(space, archs, target.values, int(rng.integers(2**31))), float(target.values.max())
+        learned = self.learn(space, history, rng)
+        fitted, best = learned.fitted, learned.best
         pool = self.extend(space, history, rng, count, pool, fitted, best, lineage)
         prediction = fitted.predict(pool).widened(self.exploration)
         score = self.score(prediction, best, rng)
@@ -99,16 +137,11 @@ class Surrogate(Method):
         if self.foresees and (count > 1 or history.pending):
             chosen = self._foreseen(fitted, pool, chosen[: _SHORTLIST * count], list(history.pending.values()), best, rng)
         chosen = chosen[:count]
-        mean, std = prediction.mean[chosen], prediction.std[chosen]
-        deviation = np.abs(target.inverse(mean + std) - target.inverse(mean - std)) / 2  # in units of the metric, which the target is not
-        archs = [pool[i] for i in chosen]
-        told = zip(archs, score[chosen].tolist(), deviation.tolist(), strict=True)
-        origins = [Origin("model", lineage.get(arch.id), *each) for arch, *each in told]
-        return Proposal(archs, target.inverse(mean).tolist(), origins=origins)
+        return learned.proposal([pool[i] for i in chosen], prediction.mean[chosen], prediction.std[chosen], score[chosen], lineage)
 
-    def score(self, prediction: Prediction, best: float, rng: np.random.Generator) -> NDArray[np.float64]:
+    def score(self, prediction: Prediction, best: float, rng: np.random.Generator) -> Floats:
         """(m,) the acquisition function."""
-        score: NDArray[np.float64] = resolve(ACQUISITIONS, self.acquisition, "acquisition function")(prediction, best, rng)
+        score: Floats = resolve(ACQUISITIONS, self.acquisition, "acquisition function")(prediction, best, rng)
         return score
 
     def begin(self, space: SearchSpace, history: History, rng: np.random.Generator, count: int, lineage: dict[str, str]) -> list[Arch]:
@@ -176,7 +209,7 @@ class Surrogate(Method):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Encoded(Surrogate):
+class ByPredictor(Learning):
     """The model is a predictor by name, which learns from an encoding of architectures, or from their graphs.
 
     Args:
@@ -196,3 +229,8 @@ class Encoded(Surrogate):
         """Encodes an architecture: what cannot be encoded fails here, not in the run."""
         if hasattr(self.model(), "encoding"):
             feature_weights(self.encoding, space)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoded(ByPredictor, Surrogate):
+    """Candidates of highest acquisition, by a predictor by name."""

@@ -41,6 +41,7 @@ OPTIONS: dict[str, dict[str, Any]] = {  # settings that make a method quick, and
     "alphax": {"predictor_options": _QUICK["predictor_options"]},
     "dngo": {"encoding": "path", "pool": 40, "predictor_options": {"width": 8, "epochs": 3}},
     "bohamiann": {"encoding": "path", "pool": 40, "predictor_options": {"chains": 2, "steps": 20, "burn_in": 9, "keep_every": 9}},
+    "weaknas": {"encoding": "path", "whole": 1000, "sample": 60, "predictor_options": _QUICK["predictor_options"]},
     "gp": {"kernel": "path", "pool": 40},
     "nasbot": {"kernel": "edit", "mutations": 20},
 }
