@@ -15,14 +15,17 @@ from searchers.alphax import AlphaX
 from searchers.bananas import Bananas, BananasPaper
 from searchers.bohamiann import Bohamiann
 from searchers.bohb import BOHB
+from searchers.bonas import BONAS
 from searchers.dngo import DNGO
 from searchers.engine import Engine
 from searchers.evolution import Evolution
 from searchers.fitting import Refit
+from searchers.gcn import GCN
 from searchers.gp import GPBayesOpt
 from searchers.local_search import LocalSearch
 from searchers.method import FunctionMethod, Method, OneShot, Origin, Proposal, Suggestion
 from searchers.nasbot import Nasbot
+from searchers.npenas import NPENAS, NPENASNP
 from searchers.random import Random
 from searchers.reinforce import Reinforce
 from searchers.surrogate import Surrogate
@@ -50,6 +53,10 @@ SEARCHERS: dict[str, Any] = {
     "nasbot": Nasbot,
     "dngo": DNGO,
     "bohamiann": Bohamiann,
+    "gcn": GCN,
+    "bonas": BONAS,
+    "npenas": NPENAS,
+    "npenas-np": NPENASNP,
     "weaknas": WeakNAS,
     "darts": "trainables.oneshot:DartsTrial",
     "pc-darts": "trainables.oneshot:PCDartsTrial",
@@ -147,7 +154,11 @@ def __dir__() -> list[str]:
 
 __all__ = [
     "BOHB",
+    "BONAS",
     "DNGO",
+    "GCN",
+    "NPENAS",
+    "NPENASNP",
     "SEARCHERS",
     "TPE",
     "AlphaX",

@@ -16,7 +16,6 @@ from raynas.errors import ConfigError
 from raynas.history import History
 from raynas.model.acquisition import ACQUISITIONS
 from raynas.model.candidates import candidates, mutations, random_archs
-from raynas.model.encodings import feature_weights
 from raynas.model.predictors import make_predictor
 from raynas.model.predictors.base import FittedPredictor, Floats, Prediction, Predictor
 from raynas.model.recommend import DEFAULT_ENCODING
@@ -226,9 +225,10 @@ class ByPredictor(Learning):
         return make_predictor(self.predictor, self.predictor_options, self.encoding)
 
     def check(self, space: SearchSpace) -> None:
-        """Encodes an architecture: what cannot be encoded fails here, not in the run."""
-        if hasattr(self.model(), "encoding"):
-            feature_weights(self.encoding, space)
+        """What the predictor cannot read fails here, not in the run."""
+        check = getattr(self.model(), "check", None)
+        if check is not None:
+            check(space)
 
 
 @dataclass(frozen=True, kw_only=True)

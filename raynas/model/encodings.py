@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from raynas.arch import Arch
 from raynas.errors import UnknownNameError
+from raynas.model.graphs import graph_counts
 from raynas.registry import resolve
 from raynas.spaces.base import SearchSpace
 
@@ -115,6 +116,7 @@ ENCODINGS: dict[str, Encoder] = {
     "adjacency": adjacency_one_hot,
     "categorical_adjacency": adjacency_categorical,
     "continuous_adjacency": adjacency_continuous,
+    "graph_counts": graph_counts,
     "operation_pairs": operation_pairs,
     "scalars": scalars,
 }

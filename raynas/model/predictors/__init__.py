@@ -20,6 +20,9 @@ PREDICTORS: dict[str, Any] = {
     "gp": "raynas.model.predictors.gp:GaussianProcess",
     "dngo": "raynas.model.predictors.dngo:DNGO",
     "bohamiann": "raynas.model.predictors.bohamiann:Bohamiann",
+    "graph": "raynas.model.predictors.graph:GraphEnsemble",
+    "bonas": "raynas.model.predictors.bonas:GraphRegression",
+    "committee": "raynas.model.predictors.committee:Committee",
     "distance-gp": "raynas.model.predictors.distance_gp:DistanceProcess",
 }
 

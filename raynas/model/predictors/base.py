@@ -143,6 +143,10 @@ class OnVectors:
     model: VectorModel
     encoding: str  # see raynas.model.encodings
 
+    def check(self, space: SearchSpace) -> None:
+        """Raises what `fit` raises where the space does not go with the encoding."""
+        feature_weights(self.encoding, space)
+
     def fit(self, space: SearchSpace, archs: Sequence[Arch], targets: Floats, seed: int) -> "FittedOnVectors":
         """Learns from n architectures and targets (n,)."""
         inputs = encode_again(self.encoding, space, archs)

@@ -60,8 +60,7 @@ class DNGO(VectorModel):
         network = self._network().fit(inputs, targets, seed, weights)
         basis, values = network.hidden(inputs)[0], (targets - network.center) / network.spread  # (n, h), (n,)
         alpha, beta = self._greatest_evidence(basis, values) if self.evidence and len(values) > 1 else (self.alpha, self.beta)
-        covariance = np.linalg.inv(beta * basis.T @ basis + alpha * np.eye(basis.shape[1]))
-        return FittedDNGO(network, beta * covariance @ basis.T @ values, covariance)
+        return FittedDNGO(network, LinearRegression.of(basis, values, alpha, beta))
 
     @staticmethod
     def _greatest_evidence(basis: Floats, values: Floats) -> tuple[float, float]:
@@ -72,18 +71,34 @@ class DNGO(VectorModel):
 
 
 @dataclass(frozen=True)
+class LinearRegression:
+    """The posterior of the weights of a Bayesian linear regression (Bishop, Pattern Recognition and Machine Learning, 3.3)."""
+
+    mean: Floats  # (h,)
+    covariance: Floats  # (h, h)
+
+    @classmethod
+    def of(cls, basis: Floats, values: Floats, alpha: float, beta: float) -> "LinearRegression":
+        """Given basis functions (n, h) and values (n,), with a prior of precision `alpha` and noise of precision `beta`."""
+        covariance = np.linalg.inv(beta * basis.T @ basis + alpha * np.eye(basis.shape[1]))
+        mean: Floats = beta * covariance @ basis.T @ values
+        return cls(mean, np.asarray(covariance, dtype=np.float64))
+
+    def predict(self, basis: Floats) -> GaussianPrediction:
+        """The posterior of the function at basis functions (m, h), without the noise of an observation."""
+        variances = np.einsum("mh,hg,mg->m", basis, self.covariance, basis)
+        return GaussianPrediction(basis @ self.mean, np.sqrt(np.maximum(variances, 0.0)), lambda: basis @ self.covariance @ basis.T)
+
+
+@dataclass(frozen=True)
 class FittedDNGO:
     """A network and a regression given observations."""
 
     network: FittedMLPEnsemble
-    mean: Floats  # (h,) of the weights of the regression, for standardised targets
-    covariance: Floats  # (h, h) of these
+    regression: LinearRegression  # of standardised targets
 
     def predict(self, inputs: NDArray[np.float32]) -> GaussianPrediction:
         """The posterior of the function for inputs (m, d), without the noise of an observation."""
-        basis, spread = self.network.hidden(inputs)[0], self.network.spread  # (m, h)
-        variances = np.einsum("mh,hg,mg->m", basis, self.covariance, basis)
-        std = spread * np.sqrt(np.maximum(variances, 0.0))
-        return GaussianPrediction(
-            basis @ self.mean * spread + self.network.center, std, lambda: spread**2 * basis @ self.covariance @ basis.T
-        )
+        standard, spread = self.regression.predict(self.network.hidden(inputs)[0]), self.network.spread
+        mean = standard.mean * spread + self.network.center
+        return GaussianPrediction(mean, spread * standard.std, lambda: spread**2 * standard.covariance())

@@ -79,7 +79,7 @@ class MLPEnsemble(VectorModel):
         x = torch.as_tensor((inputs - shift) / scale, dtype=torch.float32, device=self.device)  # (n, d)
         y = torch.as_tensor((targets - center) / spread, dtype=torch.float32, device=self.device)  # (n,)
         generator = torch.Generator().manual_seed(seed)
-        with torch.no_grad(), _one_thread():
+        with torch.no_grad(), one_thread():
             matrices, biases = self._train(x, y, generator)
         return FittedMLPEnsemble(matrices, biases, shift, scale, float(center), float(spread), self.activation)
 
@@ -166,7 +166,7 @@ def _activate(z: Tensor, activation: Activation) -> Tensor:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """Matrices this small are slower on several cores than on one, many times so where the cores are busy with trials."""
     import torch
 
@@ -217,7 +217,7 @@ class FittedMLPEnsemble:
 
         check_candidates(inputs, len(self.shift))
         x = torch.as_tensor((inputs - self.shift) / self.scale, dtype=torch.float32, device=self.weights[0].device)
-        with torch.no_grad(), _one_thread():
+        with torch.no_grad(), one_thread():
             x = x.expand(len(self.weights[0]), *x.shape)
             for layer, (w, b) in enumerate(zip(self.weights[:layers], self.biases[:layers], strict=True)):
                 x = torch.baddbmm(b, x, w)
