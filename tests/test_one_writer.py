@@ -1,8 +1,10 @@
 """Searches and trainings that want the folder of a live run, and a search whose storage goes away: each a process of its own."""
 
+import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -103,7 +105,7 @@ if __name__ == "__main__":
 """
 
 
-def test_a_search_whose_storage_goes_away_says_so_and_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_remote_storage_tells_how_a_search_stands_and_its_loss_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "any")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "any")
     (tmp_path / "losing.py").write_text(LOSING)
@@ -111,6 +113,11 @@ def test_a_search_whose_storage_goes_away_says_so_and_how_to_go_on(tmp_path: Pat
         uri = f"s3://bucket/run{options}"
         search = started(tmp_path, "losing.py", *SLOW, "--trials", "500", "--out", uri)
         until(lambda: storage.exists(uri, "config.json") and len(results.read(uri).trials) > 1, 120)
+        code, printed, errors = ended(started(tmp_path, "-m", "raynas.status", uri, "--json"))
+        assert code == 0, errors
+        told = json.loads(printed)
+        assert (told["folder"], told["state"], told["holder"]["pid"]) == (uri, "running", search.pid)
+        assert told["nodes"] == {f"{socket.gethostname()} (127.0.0.1), cpu": told["counts"]["finished"]}
     code, printed, errors = ended(search)
     assert code == 75, errors
     assert "the storage does not answer: " in printed, errors
