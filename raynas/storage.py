@@ -285,6 +285,19 @@ def exists(uri: str, name: str) -> bool:
         raise ResultsError(f"cannot read {uri}: {first_line(error)}") from error
 
 
+def delete(uri: str, name: str) -> None:
+    """Deletes a file of a run folder.
+
+    Raises:
+        ResultsError: it is missing, or the storage refuses.
+    """
+    fs, root = filesystem(uri)
+    try:
+        fs.delete_file(f"{root}/{name}")
+    except OSError as error:
+        raise ResultsError(f"cannot delete {join(uri, name)}: {first_line(error)}") from error
+
+
 def read_yaml(path: str) -> dict[str, Any]:
     """The mapping in a local YAML file, which a user wrote.
 

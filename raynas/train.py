@@ -16,6 +16,7 @@ import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
@@ -29,7 +30,7 @@ from torch import Tensor
 from raynas import storage
 from raynas.cli import DONE, INTERRUPTED, Parser, add_flags, printable, program, run_command
 from raynas.config import assign, make_config, provenance
-from raynas.errors import ConfigError, ResultsError, ResumeError
+from raynas.errors import ConfigError, RaynasError, ResultsError, ResumeError
 from raynas.run.lock import Lock, check_free, refuse_held
 from raynas.run.tensorboard import SummaryWriter
 from raynas.run.writer import insist
@@ -212,22 +213,40 @@ def train(config: TrainConfig, out: str, resume: bool = False) -> int:
     data = load(config.dataset, config.seed, recipe.validation, config.data_dir, recipe.view)
     limits = config.epochs, config.batch_size
     trainer = Trainer(space, arch, data, recipe, team.device, config.seed, *limits, compiled=config.compile)
-    with Lock(out, _resume_command(out)) as lock:
+    with Lock(out, _resume_command(out)) as lock, ExitStack() as stack:
         if resume:
             restore(trainer, out)
         else:
             check_free(out, _SIGNS)  # another training may have been here since
-        with team, signals.held():  # but for the training itself
-            if not resume:
-                joined = {} if team.cluster is None else {"cluster": team.cluster.to_json()}
-                stored = {"config": config.model_dump(exclude={"out"})} | provenance() | joined
-                storage.write_json(out, "config.json", signed(stored))
-            if team.cluster is not None:
-                console.out(str(team.cluster), highlight=False)
-            counts = f"{len(data.train)} images to train, {len(data.valid)} to validate, {len(data.test)} to test"
-            console.out(f"{arch.space} {arch.id} on {config.dataset} ({counts}), recipe {recipe.name}, {team}")
-            console.out(f"{trainer.parameters:,} parameters, {trainer.flops / 1e6:,.1f} M multiply-accumulates; {out}")
-            return _train(trainer, subject, team, config.export, out, console, lock)
+            # Before a cluster is joined or started: a folder with a configuration can be resumed, whatever happens next.
+            storage.write_json(out, "config.json", signed({"config": config.model_dump(exclude={"out"})} | provenance()))
+        _gather(team, stack, out, resume, console)
+        stack.enter_context(signals.held())  # but for the training itself
+        counts = f"{len(data.train)} images to train, {len(data.valid)} to validate, {len(data.test)} to test"
+        console.out(f"{arch.space} {arch.id} on {config.dataset} ({counts}), recipe {recipe.name}, {team}")
+        console.out(f"{trainer.parameters:,} parameters, {trainer.flops / 1e6:,.1f} M multiply-accumulates; {out}")
+        return _train(trainer, subject, team, config.export, out, console, lock)
+
+
+def _gather(team: Team, stack: ExitStack, out: str, resume: bool, console: Console) -> None:
+    """Has the team at hand for as long as `stack` is open; config.json says on which cluster that is, of the last session with one.
+
+    Raises:
+        ConfigError: there is none, or no room; of a new training nothing is left behind.
+        KeyboardInterrupt: it is said how to go on.
+    """
+    try:
+        stack.enter_context(team)
+    except RaynasError:
+        if not resume:
+            storage.delete(out, "config.json")
+        raise
+    except KeyboardInterrupt:
+        console.out(f"Nothing is lost. Go on with: {_resume_command(out)}")
+        raise
+    if team.cluster is not None:
+        storage.write_json(out, "config.json", storage.read_mapping(out, "config.json") | {"cluster": team.cluster.to_json()})
+        console.out(str(team.cluster), highlight=False)
 
 
 def _resume_command(out: str) -> str:

@@ -1,13 +1,12 @@
 """A real browser, headless, for the pages that people look at."""
 
 import json
-import os
-import shutil
 import tempfile
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from programs import needed
 
 _FLAGS = (
     "--headless",
@@ -29,11 +28,7 @@ def browser() -> Iterator[Any]:
     from selenium import webdriver
     from selenium.webdriver.chrome.service import Service
 
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if chromium is None or driver is None:
-        if os.environ.get("CI"):
-            pytest.fail("CI must have chromium and chromedriver: .ci/run installs them")
-        pytest.skip("needs chromium and chromedriver, as `apt-get install chromium chromium-driver` brings them")
+    chromium, driver = needed("chromium", "chromedriver", packages="chromium chromium-driver")
     options = webdriver.ChromeOptions()
     options.binary_location = chromium
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})

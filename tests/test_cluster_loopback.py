@@ -24,6 +24,7 @@ import ray.autoscaler
 import yaml
 from logged_trial import LOG, read_log
 from loopback_provider import NODE, Loopback, processes
+from programs import needed
 
 from raynas import results
 
@@ -35,7 +36,7 @@ RESOURCES = {
 }  # as read off AWS, see test_cluster_aws
 SMALL = "--space nasbench201 --dataset digits --trainable logged_trial:SlowTrial --searcher random --concurrency 2 --max-failures 3"
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(shutil.which("tmux") is None, reason="the search outlives the terminal in tmux")]
+pytestmark = pytest.mark.slow
 
 
 def commands(beginning: str) -> list[str]:
@@ -107,6 +108,7 @@ def derived(folder: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
+    needed("tmux", packages="tmux")  # in which the search outlives the terminal
     folder = Path(tempfile.mkdtemp(prefix="rl-", dir="/tmp"))  # short: sockets lie below it
     made = Cluster(folder, folder / "gpu.yaml")
     for name in ("user", "bucket", "r", "commands"):

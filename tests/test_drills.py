@@ -83,6 +83,9 @@ def test_disturbances_of_every_kind_lose_nothing(tmp_path: Path) -> None:
 def test_rungs_hold_what_was_reported_whether_the_driver_was_killed_or_not(
     kills: int, tmp_path: Path, begin: Callable[..., "subprocess.Popen[str]"]
 ) -> None:
+    """Compared with the run's own reports: those of another run differ even if nothing disturbs it, as what is proposed, and what a rung
+    stops, depends on the order in which trials report, which is asynchronous.
+    """
     run, seen = tmp_path / "run", []
     process = begin("--searcher", "bananas", *SEARCH)
     for kill in range(kills):

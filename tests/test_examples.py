@@ -1,5 +1,5 @@
-"""Examples that are whole searches: cluster.py, of docs/extending.md, on a cluster that `ray start` has started; and choice_space.py, of
-docs/choice-spaces.md, on a folder of images, with the commands of that page.
+"""Examples that are whole searches: cluster.py, of docs/extending.md, on a cluster that `ray start` has started, without a token (one
+with is in test_joining.py); and choice_space.py, of docs/choice-spaces.md, on a folder of images, with the commands of that page.
 """
 
 import os
@@ -29,7 +29,7 @@ def environment(home: Path) -> dict[str, str]:
     return {k: v for k, v in os.environ.items() if k not in hidden} | {"HOME": str(home), "RAY_TMPDIR": str(home), "PYTHONPATH": str(ROOT)}
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def cluster() -> Iterator[tuple[str, Path]]:
     """The address of a cluster of one node with two CPUs, and the home of its user, whose path is short."""
     with socket.socket() as free:
@@ -69,6 +69,21 @@ def test_a_search_on_a_cluster_that_runs_already(cluster: tuple[str, Path], tmp_
         assert done.returncode == 0, done.stdout + done.stderr
         assert len(re.findall(r"nor_conv|skip|pool|none", done.stdout)) >= 3, done.stdout
     assert results.read(str(run)).trials.num_rows == 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("flag", "mode"), [(False, {}), (True, {"RAY_AUTH_MODE": "disabled"})])
+def test_a_token_left_behind_keeps_no_search_from_a_cluster_without(
+    flag: bool, mode: dict[str, str], cluster: tuple[str, Path], tmp_path: Path
+) -> None:
+    address, home = cluster
+    (home / ".ray").mkdir(exist_ok=True)
+    (home / ".ray" / "auth_token").write_text("0123456789abcdef" * 4)
+    command = [sys.executable, "-m", "raynas.search", "--searcher", "random", "--trials", "2", *(["--address", address] if flag else [])]
+    done = subprocess.run(command, cwd=tmp_path, env=environment(home) | mode, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f":{address.partition(':')[2]} (1 node, 2 CPUs), joined; " in done.stdout
+    assert done.stderr == ""
 
 
 @pytest.fixture

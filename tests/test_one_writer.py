@@ -1,7 +1,10 @@
 """Searches and trainings that want the folder of a live run, and a search whose storage goes away: each a process of its own."""
 
+import json
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -9,12 +12,14 @@ from typing import Any
 
 import pytest
 from storages import s3_server
+from stranger import ARCH
 from waiting import until
 
 from raynas import results, storage
 
 TESTS = Path(__file__).parent
 SLOW = ["--trainable", "own_trials:Slow", "--searcher", "random"]
+TRAINING = ["--arch", ARCH, "--dataset", "digits", "--recipe", "quick", "--device", "cpu"]
 QUICK = ["--searcher", "random", "--trials", "25", "--concurrency", "1"]
 ENVIRONMENT = {"PYTHONPATH": os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")]), "OWN_TRIALS_LOG": os.devnull}
 
@@ -30,6 +35,15 @@ def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     return process.returncode, printed, errors
 
 
+def check_refused(intruders: list[subprocess.Popen[str]], first: subprocess.Popen[str]) -> None:
+    """Each is told in a line who holds the folder."""
+    for intruder in intruders:
+        code, printed, errors = ended(intruder)
+        assert (code, printed, errors.count("\n")) == (2, "", 1)
+        assert errors.startswith("error: run is being written by another process: host ")
+        assert f", pid {first.pid}, since 20" in errors
+
+
 def test_a_live_run_is_left_alone_and_a_killed_one_taken_over(tmp_path: Path) -> None:
     first = started(tmp_path, "-m", "raynas.search", *SLOW, "--trials", "500", "--out", "run")
     try:
@@ -39,20 +53,35 @@ def test_a_live_run_is_left_alone_and_a_killed_one_taken_over(tmp_path: Path) ->
             started(tmp_path, "-m", "raynas.search", "--resume", "run"),
             started(tmp_path, "-m", "raynas.train", "--arch", "DARTS_V2", "--out", "run"),
         ]
-        for intruder in intruders:
-            code, printed, errors = ended(intruder)
-            assert (code, printed, errors.count("\n")) == (2, "", 1)
-            assert errors.startswith("error: run is being written by another process: host ")
-            assert f", pid {first.pid}, since 20" in errors
+        check_refused(intruders, first)
     finally:
         first.send_signal(signal.SIGKILL)
         first.communicate(timeout=60)
     known = results.read(str(tmp_path / "run"))
-    code, printed, errors = ended(started(tmp_path, "-m", "raynas.search", "--resume", "run", "--trials", str(len(known.trials) + 4)))
+    code, _, errors = ended(started(tmp_path, "-m", "raynas.search", "--resume", "run", "--trials", str(len(known.trials) + 4)))
     assert code == 0, errors
     tables = results.read(str(tmp_path / "run"))
     assert len(tables.trials) == len(set(tables.trials["arch_id"].to_pylist())) == len(known.trials) + 4
     assert not [path for path in (tmp_path / "run").iterdir() if path.name.startswith(".")]
+
+
+def test_a_live_training_is_left_alone_and_a_killed_one_taken_over(tmp_path: Path) -> None:
+    command = ["-m", "raynas.train", *TRAINING, "--epochs", "3000", "--out", "run"]
+    first = started(tmp_path, *command)
+    try:
+        until((tmp_path / "run" / "checkpoint.pt").exists, 120)
+        check_refused([started(tmp_path, *command), started(tmp_path, "-m", "raynas.train", "--resume", "run")], first)
+        assert first.poll() is None
+    finally:
+        first.send_signal(signal.SIGKILL)
+        first.communicate(timeout=60)
+    again = started(tmp_path, "-m", "raynas.train", "--resume", "run")
+    try:
+        assert again.stdout is not None
+        assert next(int(epoch[1]) for line in again.stdout if (epoch := re.match(r"epoch +(\d+)/", line))) > 1
+    finally:
+        again.send_signal(signal.SIGKILL)
+        again.communicate(timeout=60)
 
 
 def test_of_two_searches_that_race_one_runs(tmp_path: Path) -> None:
@@ -76,7 +105,7 @@ if __name__ == "__main__":
 """
 
 
-def test_a_search_whose_storage_goes_away_says_so_and_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_remote_storage_tells_how_a_search_stands_and_its_loss_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "any")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "any")
     (tmp_path / "losing.py").write_text(LOSING)
@@ -84,6 +113,11 @@ def test_a_search_whose_storage_goes_away_says_so_and_how_to_go_on(tmp_path: Pat
         uri = f"s3://bucket/run{options}"
         search = started(tmp_path, "losing.py", *SLOW, "--trials", "500", "--out", uri)
         until(lambda: storage.exists(uri, "config.json") and len(results.read(uri).trials) > 1, 120)
+        code, printed, errors = ended(started(tmp_path, "-m", "raynas.status", uri, "--json"))
+        assert code == 0, errors
+        told = json.loads(printed)
+        assert (told["folder"], told["state"], told["holder"]["pid"]) == (uri, "running", search.pid)
+        assert told["nodes"] == {f"{socket.gethostname()} (127.0.0.1), cpu": told["counts"]["finished"]}
     code, printed, errors = ended(search)
     assert code == 75, errors
     assert "the storage does not answer: " in printed, errors

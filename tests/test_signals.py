@@ -82,6 +82,13 @@ def test_a_training(signals: list[signal.Signals], tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_training_whose_cluster_is_not_there_yet(tmp_path: Path) -> None:
+    code, out = stopped([*TRAIN, "--workers", "2"], "run/config.json", [INT], tmp_path)
+    assert code == 128 + INT
+    assert out.splitlines() == ["Nothing is lost. Go on with: python -m raynas.train --resume run", "interrupted"]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("signals", [[HUP], [INT, INT]], ids=["hup", "int-twice"])
 def test_a_comparison(signals: list[signal.Signals], tmp_path: Path) -> None:
     code, out = stopped(COMPARE, "run/parts/*.parquet", signals, tmp_path, group=signals[0] == INT)

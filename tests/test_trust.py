@@ -2,8 +2,11 @@
 
 import json
 import os
+import pickle
 import shlex
 import stat
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -278,6 +281,33 @@ def test_pickled_checkpoints_are_for_their_owner(own: bool, tmp_path: Path) -> N
     assert (problem is None) == own
     assert hasattr(given, "_restore_checkpoint_result") == own
     assert own or "holds pickled objects, and the run is not your own" in str(problem)
+
+
+class Malicious:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.file,)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trusted", [False, True])
+def test_a_search_that_goes_on_executes_what_a_checkpoint_holds_only_if_told_to(trusted: bool, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", checkpoint=json.dumps(SAVED))
+    saved = tmp_path / "run" / SAVED["path"]
+    saved.mkdir(parents=True)
+    (saved / "_dict_checkpoint.pkl").write_bytes(pickle.dumps(Malicious(tmp_path / "executed")))
+    command = [sys.executable, "-m", "raynas.search", "--resume", run, *["--trust"] * trusted]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=180, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "executed").exists() == trusted
+    assert ("holds pickled objects, and the run is not your own" in done.stderr) == (not trusted)
+    statuses = {row["trial_id"]: row["status"] for row in results.read(run).trials.to_pylist()}
+    assert len(statuses) == 5
+    assert statuses["t1"] == ("failed" if trusted else "finished")  # it is no checkpoint of that trial's
 
 
 # -- what a cluster that is joined is given --------------------------------------------------------------------------------

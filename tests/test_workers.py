@@ -160,10 +160,14 @@ def test_ray_workers_train_and_go_on_after_ctrl_c(tmp_path: Path, capsys: pytest
     assert process.returncode == INTERRUPTED, errors
     assert f"Go on with: python -m raynas.train --resume {tmp_path / 'run'}" in printed
     assert errors == ""
+    stored = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert stored.pop("cluster")["how"] == "started"
+    (tmp_path / "run" / "config.json").write_text(json.dumps(stored))
     done = torch.load(tmp_path / "run" / train.CHECKPOINT, weights_only=True)["epoch"]
     assert 2 <= done < EPOCHS
 
     assert run("--resume", tmp_path / "run") == DONE
+    assert json.loads((tmp_path / "run" / "config.json").read_text()).keys() == stored.keys() | {"cluster"}  # that of the last session
     printed = capsys.readouterr().out
     assert "2 workers with a CPU each" in printed
     assert [int(epoch) for epoch in re.findall(r"(?m)^epoch +(\d+)/", printed)] == list(range(done + 1, EPOCHS + 1))

@@ -199,8 +199,7 @@ class Session:
             self.console.print(f"{joined}; {room} trial{'s' * (room != 1)} at once", highlight=False, soft_wrap=True)
         except RaynasError:
             if self.before is None:
-                fs, root = storage.filesystem(self.uri)
-                fs.delete_file(f"{root}/config.json")
+                storage.delete(self.uri, "config.json")
             raise
         self.file |= {"cluster": joined.to_json(), "ended": None}
         storage.write_json(self.uri, "config.json", self.file)
