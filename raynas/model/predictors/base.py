@@ -109,7 +109,7 @@ class Predictor(Protocol):
     """The settings of a predictor; immutable, so that fitting is a function of data and seed.
 
     It sees the space and the architectures, and takes of them what it likes: `space.graph`, the encodings of raynas.model.encodings,
-    `space.scalars`.
+    `space.scalars`. One that cannot read every space may have a method `check(space)` that raises a RaynasError: a search asks it first.
     """
 
     def fit(self, space: SearchSpace, archs: Sequence[Arch], targets: Floats, seed: int) -> FittedPredictor:
