@@ -17,7 +17,7 @@ from raynas.history import History
 from raynas.model.acquisition import ACQUISITIONS
 from raynas.model.candidates import candidates, mutations, random_archs
 from raynas.model.predictors import make_predictor
-from raynas.model.predictors.base import FittedPredictor, Floats, Prediction, Predictor
+from raynas.model.predictors.base import FittedPredictor, Floats, Prediction, Predictor, check_space
 from raynas.model.recommend import DEFAULT_ENCODING
 from raynas.model.targets import TARGETS, Target
 from raynas.registry import resolve
@@ -226,9 +226,7 @@ class ByPredictor(Learning):
 
     def check(self, space: SearchSpace) -> None:
         """What the predictor cannot read fails here, not in the run."""
-        check = getattr(self.model(), "check", None)
-        if check is not None:
-            check(space)
+        check_space(self.model(), space)
 
 
 @dataclass(frozen=True, kw_only=True)

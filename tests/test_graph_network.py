@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.special import expit
 from scipy.stats import spearmanr
 from test_graphs import relabelled
-from toy_space import PlainSpace
+from toy_space import ToySpace
 
 from raynas.arch import Arch
 from raynas.errors import ConfigError, OutOfSpaceError, RaynasError, ShapeError, UnknownNameError
@@ -210,11 +210,16 @@ def test_settings_that_make_no_sense_are_refused(options: dict[str, Any], messag
         *((name, {}) for name in ("gcn", "bonas", "npenas", "npenas-np")),
         *(("bananas", {"predictor": name}) for name in PREDICTORS),
         ("bananas", {"encoding": "graph_counts"}),
+        ("weaknas", {"predictor": "graph"}),
+        ("alphax", {"predictor": "graph"}),
     ],
 )
 def test_a_space_without_graphs_is_refused_before_a_search_begins(searcher: str, options: dict[str, Any]) -> None:
+    class Graphless(ToySpace):
+        graph = SearchSpace.graph
+
     with pytest.raises(OutOfSpaceError, match="does not say how its architectures are graphs") as refused:
-        Engine(make_method(searcher, options), PlainSpace(2))
+        Engine(make_method(searcher, options), Graphless(2))
     assert "\n" not in str(refused.value)
 
 

@@ -116,6 +116,13 @@ class Predictor(Protocol):
         """Learns from n architectures and targets (n,)."""
 
 
+def check_space(predictor: Predictor, space: SearchSpace) -> None:
+    """Raises what the predictor's own `check(space)` raises, if it has one."""
+    check = getattr(predictor, "check", None)
+    if check is not None:
+        check(space)
+
+
 class FittedVectorModel(Protocol):
     """A model on vectors that has seen observations."""
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from raynas.arch import Arch
 from raynas.errors import ConfigError
-from raynas.model.predictors.base import FittedPredictor, Floats, Prediction, Predictor
+from raynas.model.predictors.base import FittedPredictor, Floats, Prediction, Predictor, check_space
 from raynas.registry import make
 from raynas.spaces.base import SearchSpace
 
@@ -94,8 +94,7 @@ class Committee:
     def check(self, space: SearchSpace) -> None:
         """Raises what a member raises that cannot read architectures of the space."""
         for made in self._made():
-            if (check := getattr(made, "check", None)) is not None:
-                check(space)
+            check_space(made, space)
 
     def fit(self, space: SearchSpace, archs: Sequence[Arch], targets: Floats, seed: int) -> "FittedCommittee":
         """Learns from n architectures and targets (n,); raises what its members raise."""
