@@ -97,7 +97,7 @@ def test_an_affine_change_of_the_targets_changes_predictions_alike(name: str) ->
 def test_few_observations_and_constant_ones(name: str, count: int) -> None:
     prediction = make_predictor(name, PREDICTORS[name]).fit(NB201, KNOWN[:count], np.full(count, 0.7), 0).predict(KNOWN)
     assert np.isfinite(moments(prediction)).all()
-    np.testing.assert_allclose(prediction.mean, 0.7, atol=0.4)
+    np.testing.assert_allclose(prediction.mean, 0.7, atol=1e-6 if name == "bonas" else 0.4)  # which begins in the middle
 
 
 @each_predictor
@@ -150,7 +150,7 @@ def test_both_directions_of_edges_matter(layer: Layer, side: str, monkeypatch: p
 
     assert apart() > 1
     flow, half = _Network._flow, torch.tril if side == "predecessors" else torch.triu
-    monkeypatch.setattr(_Network, "_flow", lambda self, edges, inputs: flow(self, half(edges), inputs))
+    monkeypatch.setattr(_Network, "_flow", lambda self, edges: flow(self, half(edges)))
     assert abs(apart()) < 1e-3
 
 

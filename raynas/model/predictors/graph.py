@@ -259,23 +259,22 @@ class _Network:
 
         (n, v, _), k = inputs.vertices.shape, self.settings.members
         forward = inputs.edges.transpose(1, 2)
-        flows = [self._flow(forward, inputs), self._flow(inputs.edges, inputs)]
-        real = inputs.real.reshape(1, n * v, 1)
+        flows = [self._flow(forward), self._flow(inputs.edges)]  # nothing comes from padding, which is not read either
         x = torch.bmm(inputs.vertices.reshape(1, n * v, -1).expand(k, -1, -1), self.embed)
         for layer in self.layers:
-            x = self._dropped(self._layer(x, layer, flows, (k, n, v)) * real, dropout)
+            x = self._dropped(self._layer(x, layer, flows, (k, n, v)), dropout)
         x = x.view(k, n, v, -1)
         sums = [(x * each).sum(2) / each.sum(1).clamp(min=1) for each in (inputs.real, inputs.sinks)]
         return torch.cat(sums, 2)
 
-    def _flow(self, edges: Tensor, inputs: Inputs) -> Tensor:
+    def _flow(self, edges: Tensor) -> Tensor:
         """(n, V, V) how much of each vertex comes to each other one along `edges`."""
         import torch
 
         if self.settings.layer == "gin":
             return edges
         if self.settings.layer == "gcn":
-            edges = edges + torch.eye(edges.shape[1], device=edges.device) * inputs.real
+            edges = edges + torch.eye(edges.shape[1], device=edges.device)
         return edges / edges.sum(2, keepdim=True).clamp(min=1)
 
     def _layer(self, x: Tensor, layer: list[tuple[Tensor, Tensor]], flows: list[Tensor], shape: tuple[int, int, int]) -> Tensor:
