@@ -10,8 +10,8 @@ import numpy as np
 from raynas.arch import Arch
 from raynas.errors import ConfigError
 from raynas.history import History
-from raynas.model.encodings import feature_weights
-from raynas.model.predictors import FittedPredictor, make_predictor
+from raynas.model.predictors import FittedPredictor, Predictor, make_predictor
+from raynas.model.predictors.base import check_space
 from raynas.spaces import SearchSpace
 from searchers.decisions import Listed, Variables, check_decisions, decide, described, first_new, listed
 from searchers.method import Method, Origin, Proposal
@@ -52,12 +52,15 @@ class AlphaX(Method):
         super().__post_init__()
         if self.exploration < 0 or self.rollouts < 1:
             raise ConfigError(f"exploration must not be negative and rollouts be at least 1, not {self.exploration} and {self.rollouts}")
-        make_predictor(self.predictor, self.predictor_options, self.encoding)
+        self._model()
+
+    def _model(self) -> Predictor:
+        return make_predictor(self.predictor, self.predictor_options, self.encoding)
 
     def check(self, space: SearchSpace) -> None:
         """As `check_decisions`; and what the network sees must be there."""
         check_decisions(space)
-        feature_weights(self.encoding, space)
+        check_space(self._model(), space)
 
     def warm_up(self, space: SearchSpace) -> None:
         """Fits a network to nothing of meaning, for which libraries are loaded."""
@@ -90,7 +93,7 @@ class AlphaX(Method):
         return Proposal(found, expected, origins=[Origin("model")] * len(found), memory=rounds)
 
     def _fitted(self, space: SearchSpace, archs: Sequence[Arch], values: Any, seed: int) -> FittedPredictor:
-        return make_predictor(self.predictor, self.predictor_options, self.encoding).fit(space, archs, values, seed)
+        return self._model().fit(space, archs, values, seed)
 
     def _predicted(
         self,

@@ -22,6 +22,5 @@ class BONAS(Encoded):
     predictor_options: Mapping[str, Any] = field(default_factory=dict)
     target: str = "log_error"
     acquisition: str = "ucb"
-    exploration: float = 0.5
     pool: int = 100
     refit_share: float = 1.0

@@ -25,7 +25,7 @@ class GCN(ByPredictor):
     Args:
         sample: random architectures that are ranked, 50 for each of 150 trials there.
         predictor, predictor_options: one of raynas.model.predictors.PREDICTORS and its settings: four layers of 144, as published; the
-            batches there are of seven or ten.
+            batches there are of seven or ten. Settings that are given stand for all of these.
     """
 
     num_initial: int = 133

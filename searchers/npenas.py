@@ -11,10 +11,10 @@ _GIN = {"members": 1, "layers": 3, "width": 32, "hidden": 32, "layer": "gin", "p
 
 @dataclass(frozen=True, kw_only=True)
 class NPENAS(Encoded):
-    """NPENAS-BO (Wei et al., arXiv 2003.12857): the best ten have ten offspring each, of which Thompson sampling chooses.
+    """NPENAS-BO (Wei et al., arXiv 2003.12857): Thompson sampling chooses among a hundred offspring of the best ten.
 
-    A graph isomorphism network predicts mean and deviation, trained by the likelihood. Its settings are those published, but for batches:
-    all results at once instead of sixteen.
+    There each of them has ten; here the better have more, as with BANANAS. A graph isomorphism network predicts mean and deviation,
+    trained by the likelihood. Its settings are those published, but for batches: all results at once instead of sixteen.
     """
 
     predictor: str = "graph"

@@ -17,7 +17,7 @@ from raynas.history import History
 from raynas.model.acquisition import ACQUISITIONS
 from raynas.model.candidates import candidates, mutations, random_archs
 from raynas.model.predictors import make_predictor
-from raynas.model.predictors.base import FittedPredictor, Floats, Prediction, Predictor
+from raynas.model.predictors.base import FittedPredictor, Floats, Prediction, Predictor, check_space
 from raynas.model.recommend import DEFAULT_ENCODING
 from raynas.model.targets import TARGETS, Target
 from raynas.registry import resolve
@@ -72,7 +72,7 @@ class Learning(Method):
     def warm_up(self, space: SearchSpace) -> None:
         """Fits a model to nothing of meaning, for which libraries are loaded."""
         rng = np.random.default_rng(0)
-        archs = [space.sample(rng) for _ in range(max(2, self.num_initial))]
+        archs = [space.sample(rng) for _ in range(10)]
         self.model().fit(space, archs, np.arange(len(archs), dtype=np.float64), 0)
 
     def learn(self, space: SearchSpace, history: History, rng: np.random.Generator) -> Learned:
@@ -226,9 +226,7 @@ class ByPredictor(Learning):
 
     def check(self, space: SearchSpace) -> None:
         """What the predictor cannot read fails here, not in the run."""
-        check = getattr(self.model(), "check", None)
-        if check is not None:
-            check(space)
+        check_space(self.model(), space)
 
 
 @dataclass(frozen=True, kw_only=True)

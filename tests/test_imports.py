@@ -98,8 +98,9 @@ def test_who_may_import_what_is_heavy(package: str, allowed: set[str]) -> None:
 
 
 def test_no_label_reaches_what_a_searcher_thinks_with() -> None:
-    of_encodings = (IMPORTS["raynas.model.encodings"] | IMPORTS["raynas.model.graphs"]) & FILES.keys() - {"raynas.model.graphs"}
-    assert {step(name) for name in of_encodings} <= {"errors", "registry", "arch", "spaces"}
+    graphs = "raynas.model.graphs"  # counted in one of the encodings
+    seen = (IMPORTS["raynas.model.encodings"] | IMPORTS[graphs]) & FILES.keys() - {graphs}
+    assert {step(name) for name in seen} <= {"errors", "registry", "arch", "spaces"}
     for name in FILES:
         if step(name) in {"spaces", "history", "model", "searchers"}:
             reached = {step(imported) for imported in IMPORTS[name] & FILES.keys()}

@@ -35,12 +35,17 @@ from searchers import (
 )
 
 _QUICK: dict[str, Any] = {"pool": 40, "predictor_options": {"members": 2, "layers": 2, "width": 8, "epochs": 3}}
+_NETWORK: dict[str, Any] = {"members": 1, "layers": 1, "width": 8, "epochs": 3}
 OPTIONS: dict[str, dict[str, Any]] = {  # settings that make a method quick, and go with a space that has paths and graphs only
     "bananas": _QUICK,
     "bananas-paper": _QUICK,
     "alphax": {"predictor_options": _QUICK["predictor_options"]},
     "dngo": {"encoding": "path", "pool": 40, "predictor_options": {"width": 8, "epochs": 3}},
     "bohamiann": {"encoding": "path", "pool": 40, "predictor_options": {"chains": 2, "steps": 20, "burn_in": 9, "keep_every": 9}},
+    "gcn": {"num_initial": 10, "sample": 60, "predictor_options": _NETWORK},
+    "bonas": {"pool": 40, "predictor_options": {"network": _NETWORK}},
+    "npenas": {"pool": 40, "predictor_options": _NETWORK | {"loss": "nll"}},
+    "npenas-np": {"pool": 40, "predictor_options": _NETWORK},
     "weaknas": {"encoding": "path", "whole": 1000, "sample": 60, "predictor_options": _QUICK["predictor_options"]},
     "gp": {"kernel": "path", "pool": 40},
     "nasbot": {"kernel": "edit", "mutations": 20},

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raynas.arch import Arch
+from raynas.errors import OutOfSpaceError
 from raynas.spaces.base import SearchSpace
 
 Array = NDArray[np.float32]
@@ -74,7 +75,7 @@ def graphs(space: SearchSpace, archs: Sequence[Arch]) -> Graphs:
     """The graphs of n architectures.
 
     Raises:
-        OutOfSpaceError: the space does not say how its architectures are graphs.
+        OutOfSpaceError: the space does not say how its architectures are graphs, or its graphs are not as raynas.spaces.Graph says.
     """
     each = [space.graph(arch) for arch in archs]
     most = max((len(graph.operations) for graph in each), default=0)
@@ -82,6 +83,11 @@ def graphs(space: SearchSpace, archs: Sequence[Arch]) -> Graphs:
     for i, graph in enumerate(each):
         size = len(graph.operations)
         edges[i, :size, :size], operations[i, :size] = graph.adjacency, graph.operations
+    if np.tril(edges).any() or operations.max(initial=-1) >= len(space.graph_operations):
+        raise OutOfSpaceError(
+            f"space {space.name!r}: the adjacency of a graph must be upper triangular, with zeros on its diagonal, and its operations "
+            f"indices of the {len(space.graph_operations)} graph_operations"
+        )
     return Graphs(edges, operations)
 
 

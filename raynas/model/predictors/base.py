@@ -109,11 +109,18 @@ class Predictor(Protocol):
     """The settings of a predictor; immutable, so that fitting is a function of data and seed.
 
     It sees the space and the architectures, and takes of them what it likes: `space.graph`, the encodings of raynas.model.encodings,
-    `space.scalars`.
+    `space.scalars`. One that cannot read every space may have a method `check(space)` that raises a RaynasError: a search asks it first.
     """
 
     def fit(self, space: SearchSpace, archs: Sequence[Arch], targets: Floats, seed: int) -> FittedPredictor:
         """Learns from n architectures and targets (n,)."""
+
+
+def check_space(predictor: Predictor, space: SearchSpace) -> None:
+    """Raises what the predictor's own `check(space)` raises, if it has one."""
+    check = getattr(predictor, "check", None)
+    if check is not None:
+        check(space)
 
 
 class FittedVectorModel(Protocol):

@@ -59,7 +59,7 @@ class GraphRegression:
         network = self._network().fit(space, archs, targets, seed)
         low, high = float(targets.min()), float(targets.max())
         width = (high - low) / (1 - 2 * _MARGIN) or 1.0
-        low -= _MARGIN * width
+        low = (low + high - width) / 2
         regression = LinearRegression.of(_basis(network, archs), logit((targets - low) / width), self.alpha, self.beta)
         return FittedGraphRegression(network, regression, low, width)
 
@@ -74,7 +74,10 @@ class FittedGraphRegression:
     width: float  # from there to that whose logit is infinity
 
     def predict(self, archs: Sequence[Arch]) -> GaussianPrediction:
-        """Moments of the sigmoid of a normal variable for m architectures, in closed approximation; each for itself."""
+        """Moments of the sigmoid of a normal variable for m architectures, in the closed approximation of the paper; each for itself.
+
+        The mean is right to 0.01 of the scale. The deviation is too large by up to 0.16 of it, most where there should be none.
+        """
         logits = self.regression.predict(_basis(self.network, archs))
         variance = logits.std**2
         mean = expit(logits.mean / np.sqrt(1 + np.pi * variance / 8))

@@ -8,7 +8,8 @@ import numpy as np
 
 from raynas.arch import Arch
 from raynas.errors import ConfigError
-from raynas.model.predictors.base import FittedPredictor, Floats, Prediction, Predictor
+from raynas.model.predictors.base import FittedPredictor, Floats, Prediction, Predictor, check_space
+from raynas.registry import make
 from raynas.spaces.base import SearchSpace
 
 
@@ -88,22 +89,22 @@ class Committee:
         self._made()
 
     def _made(self) -> list[Predictor]:
-        from raynas.model.predictors import make_predictor  # which makes committees, too
-
-        for member in self.members:
-            if not isinstance(member, Mapping) or not {"predictor"} <= set(member) <= {"predictor", "options", "encoding"}:
-                raise ConfigError(f"a member of a committee has a predictor, and may have options and an encoding, not {member!r}")
-        return [make_predictor(m["predictor"], m.get("options"), m.get("encoding", "path")) for m in self.members]
+        return [make({"committee": _member}, "committee", member, "member of") for member in self.members]
 
     def check(self, space: SearchSpace) -> None:
         """Raises what a member raises that cannot read architectures of the space."""
         for made in self._made():
-            if (check := getattr(made, "check", None)) is not None:
-                check(space)
+            check_space(made, space)
 
     def fit(self, space: SearchSpace, archs: Sequence[Arch], targets: Floats, seed: int) -> "FittedCommittee":
         """Learns from n architectures and targets (n,); raises what its members raise."""
         return FittedCommittee([made.fit(space, archs, targets, seed + i) for i, made in enumerate(self._made())])
+
+
+def _member(predictor: str, options: Mapping[str, Any] | None = None, encoding: str = "path") -> Predictor:
+    from raynas.model.predictors import make_predictor  # which makes committees, too
+
+    return make_predictor(predictor, options, encoding)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from raynas.arch import Arch
 from raynas.errors import ConfigError, ShapeError
-from raynas.model.graphs import graphs, positions
+from raynas.model.graphs import Graphs, graphs, positions
 from raynas.model.predictors.base import EnsemblePrediction, Floats, GaussianPrediction
 from raynas.model.predictors.mlp import one_thread
 from raynas.spaces.base import SearchSpace
@@ -47,7 +47,7 @@ class GraphEnsemble:
         loss: `mse`; `rank`, the logistic loss of all pairs (RankNet, Burges et al., ICML 2005), whose outputs are then scaled to the
             targets; `nll`, the negative log likelihood of a normal distribution whose deviation is an output, too; `weighted`, the
             squared error of which good architectures have more, as in BONAS (Shi et al., arXiv 1911.09336).
-        batch_size: None: all observations at once, up to 500.
+        batch_size: None: all observations at once, up to 500. At least 2 with `rank`, which compares those of a batch.
         dropout: of what layers pass on.
     """
 
@@ -75,10 +75,15 @@ class GraphEnsemble:
                 raise ConfigError(f"the predictor's {name} must be at least 1, not {value}")
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"the predictor's dropout must be at least 0 and less than 1, not {self.dropout}")
+        if not (self.learning_rate > 0 and self.weight_decay >= 0):
+            rates = f"{self.learning_rate} and {self.weight_decay}"
+            raise ConfigError(f"the predictor's learning_rate must be positive and its weight_decay not negative, not {rates}")
+        if self.loss == "rank" and self.batch_size == 1:
+            raise ConfigError("the predictor's batch_size must be at least 2 with the loss rank, which compares those of a batch")
 
     def check(self, space: SearchSpace) -> None:
-        """Raises OutOfSpaceError where the space does not say how its architectures are graphs."""
-        space.graph(space.sample(np.random.default_rng(0)))
+        """Raises OutOfSpaceError where the space does not say how its architectures are graphs, as `raynas.model.graphs.graphs`."""
+        graphs(space, [space.sample(np.random.default_rng(0))])
 
     def fit(self, space: SearchSpace, archs: Sequence[Arch], targets: Floats, seed: int) -> FittedGraphEnsemble:
         """Trains the ensemble on n architectures and targets (n,).
@@ -92,13 +97,13 @@ class GraphEnsemble:
         if targets.shape != (len(archs),) or not archs or not np.isfinite(targets).all():
             raise ShapeError(f"targets must be finite numbers (n,) with n = {len(archs)} > 0, here {targets.shape}")
         center, spread = float(targets.mean()), float(targets.std()) or 1.0
-        reader = _Reader.of(self, space, archs)
+        batch = graphs(space, archs)
+        reader = _Reader.of(self, space, batch)
         y = torch.as_tensor((targets - center) / spread, dtype=torch.float32, device=self.device)
         with one_thread():
-            network, inputs = _Network(self, reader.features, torch.Generator().manual_seed(seed)), reader.read(archs)
+            network, inputs = _Network(self, reader.features, torch.Generator().manual_seed(seed)), reader.read(batch)
             self._train(network, inputs, y)
-            with torch.no_grad():
-                scale = self._scale(network(inputs)[..., 0], y)
+            scale = self._scale(network, inputs, y)
         return FittedGraphEnsemble(network, reader, scale, center, spread)
 
     def _train(self, network: _Network, inputs: Inputs, y: Tensor) -> None:
@@ -108,42 +113,45 @@ class GraphEnsemble:
         per_epoch = math.ceil(n / (self.batch_size or 500))
         steps = self.epochs * per_epoch if self.batch_size else math.ceil(self.epochs * math.sqrt(per_epoch))
         optimizer = torch.optim.AdamW(network.parameters, lr=self.learning_rate, weight_decay=self.weight_decay)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, self.learning_rate, total_steps=steps + 1, pct_start=0.1)
+        rise = max(0.1, 2 / (steps + 1))  # a step at least: torch divides by their number
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, self.learning_rate, total_steps=steps + 1, pct_start=rise)
+        favour = ((y - y.min()) / (y.max() - y.min()).clamp(min=1e-6)).expm1() / (math.e - 1)  # 0 for the worst of all, 1 for the best
         batches: list[Tensor] = []
         for _ in range(steps):
             if per_epoch > 1:
                 batches = batches or list(torch.randperm(n, generator=network.generator).chunk(per_epoch))
                 chosen = batches.pop()
-                loss = self._loss(network(inputs.at(chosen), self.dropout), y[chosen])
+                loss = self._loss(network(inputs.at(chosen), self.dropout), y[chosen], favour[chosen])
             else:
-                loss = self._loss(network(inputs, self.dropout), y)
+                loss = self._loss(network(inputs, self.dropout), y, favour)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
 
-    def _loss(self, outputs: Tensor, y: Tensor) -> Tensor:
-        """Sum over members of the mean loss of outputs (k, b, 2)."""
+    def _loss(self, outputs: Tensor, y: Tensor, favour: Tensor) -> Tensor:
+        """Sum over members of the mean loss of outputs (k, b, 2); favour (b,) is the weight of each in the `weighted` one."""
         import torch.nn.functional as f
 
         value = outputs[..., 0]
         if self.loss == "mse":
             return (value - y).square().mean(1).sum()
         if self.loss == "weighted":
-            weight = ((y - y.min()) / (y.max() - y.min()).clamp(min=1e-6)).expm1() / (math.e - 1)
-            return (weight * (value - y).square()).mean(1).sum()
+            return (favour * (value - y).square()).mean(1).sum()
         if self.loss == "nll":
             deviation = deviations(outputs)
             return (deviation.log() + ((value - y) / deviation).square() / 2).mean(1).sum()
         better = (y[:, None] > y).to(value.dtype)  # (b, b)
         return (f.softplus(value[:, None, :] - value[:, :, None]) * better).sum() / better.sum().clamp(min=1)
 
-    def _scale(self, outputs: Tensor, y: Tensor) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Factor and summand (k, 1) that bring outputs (k, n) to the targets: those of least squares, where a loss knows no scale."""
-        values = outputs.double().cpu().numpy()
-        ones = np.ones((len(values), 1))
+    def _scale(self, network: _Network, inputs: Inputs, y: Tensor) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Factor and summand (k, 1) that bring what members say to the targets: those of least squares, where a loss knows no scale."""
+        import torch
+
         if self.loss != "rank":
-            return ones, 0 * ones
+            return np.ones((self.members, 1)), np.zeros((self.members, 1))
+        with torch.no_grad():
+            values = network(inputs)[..., 0].double().cpu().numpy()  # (k, n)
         means, variances = values.mean(1, keepdims=True), values.var(1, keepdims=True)
         observed = y.double().cpu().numpy()
         factor = ((values - means) * observed).mean(1, keepdims=True) / np.maximum(variances, 1e-12)
@@ -182,23 +190,24 @@ class _Reader:
     scale: Floats  # (d,)
 
     @classmethod
-    def of(cls, settings: GraphEnsemble, space: SearchSpace, archs: Sequence[Arch]) -> _Reader:
-        """Positions are standardised as in these architectures."""
-        batch = graphs(space, archs)
+    def of(cls, settings: GraphEnsemble, space: SearchSpace, batch: Graphs) -> _Reader:
+        """Positions are standardised as in these graphs."""
+        if not settings.positions:
+            return cls(space, False, settings.device, np.empty(0), np.empty(0))
         known = positions(batch, len(space.graph_operations))[batch.real].astype(np.float64)
         deviation = known.std(axis=0)
-        return cls(space, settings.positions, settings.device, known.mean(axis=0), np.where(deviation > 1e-6, deviation, 1.0))
+        return cls(space, True, settings.device, known.mean(axis=0), np.where(deviation > 1e-6, deviation, 1.0))
 
     @property
     def features(self) -> int:
         """Of a vertex."""
-        return len(self.space.graph_operations) + (len(self.shift) if self.positions else 0)
+        return len(self.space.graph_operations) + len(self.shift)
 
-    def read(self, archs: Sequence[Arch]) -> Inputs:
-        """The graphs of n architectures."""
+    def read(self, batch: Graphs) -> Inputs:
+        """n graphs."""
         import torch
 
-        batch, kinds = graphs(self.space, archs), len(self.space.graph_operations)
+        kinds = len(self.space.graph_operations)
         vertices = [(batch.operations[:, :, None] == np.arange(kinds)).astype(np.float64)]
         if self.positions:
             standard = _WEIGHT * np.clip((positions(batch, kinds) - self.shift) / self.scale, -4, 4)
@@ -250,23 +259,22 @@ class _Network:
 
         (n, v, _), k = inputs.vertices.shape, self.settings.members
         forward = inputs.edges.transpose(1, 2)
-        flows = [self._flow(forward, inputs), self._flow(inputs.edges, inputs)]
-        real = inputs.real.reshape(1, n * v, 1)
+        flows = [self._flow(forward), self._flow(inputs.edges)]  # nothing comes from padding, which is not read either
         x = torch.bmm(inputs.vertices.reshape(1, n * v, -1).expand(k, -1, -1), self.embed)
         for layer in self.layers:
-            x = self._dropped(self._layer(x, layer, flows, (k, n, v)) * real, dropout)
+            x = self._dropped(self._layer(x, layer, flows, (k, n, v)), dropout)
         x = x.view(k, n, v, -1)
         sums = [(x * each).sum(2) / each.sum(1).clamp(min=1) for each in (inputs.real, inputs.sinks)]
         return torch.cat(sums, 2)
 
-    def _flow(self, edges: Tensor, inputs: Inputs) -> Tensor:
+    def _flow(self, edges: Tensor) -> Tensor:
         """(n, V, V) how much of each vertex comes to each other one along `edges`."""
         import torch
 
         if self.settings.layer == "gin":
             return edges
         if self.settings.layer == "gcn":
-            edges = edges + torch.eye(edges.shape[1], device=edges.device) * inputs.real
+            edges = edges + torch.eye(edges.shape[1], device=edges.device)
         return edges / edges.sum(2, keepdim=True).clamp(min=1)
 
     def _layer(self, x: Tensor, layer: list[tuple[Tensor, Tensor]], flows: list[Tensor], shape: tuple[int, int, int]) -> Tensor:
@@ -332,4 +340,5 @@ class FittedGraphEnsemble:
         import torch
 
         with torch.no_grad(), one_thread():
-            return [of(self.reader.read(archs[i : i + _ROWS])).cpu() for i in range(0, len(archs), _ROWS)]
+            parts = (graphs(self.reader.space, archs[i : i + _ROWS]) for i in range(0, len(archs), _ROWS))
+            return [of(self.reader.read(part)).cpu() for part in parts]
