@@ -58,6 +58,9 @@ def _defaults(function: Any) -> dict[str, Any]:
             except ValueError:  # written in C
                 continue
             found = {name: p.default for name, p in parameters.items()} | found
+    if dataclasses.is_dataclass(function):
+        made = {f.name: f.default_factory() for f in dataclasses.fields(function) if f.default_factory is not dataclasses.MISSING}
+        found |= {name: value for name, value in made.items() if name in found}
     return {name: found.get(name, ...) for name in keywords(function) if name not in (*_COMMON, *_TUNES)}
 
 
@@ -126,7 +129,7 @@ def _main(argv: Sequence[str] | None) -> int:
 def _shown(value: Any) -> str:
     if value in (..., inspect.Parameter.empty):
         return "(needed)"
-    return "{}" if repr(value) == "<factory>" else repr(value)
+    return repr(value)
 
 
 if __name__ == "__main__":
