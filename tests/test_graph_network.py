@@ -182,7 +182,8 @@ def test_good_ones_have_more_weight_than_the_worst_of_all_and_not_of_their_batch
 
 @pytest.mark.parametrize("epochs", range(1, 12))
 def test_any_number_of_epochs_will_do(epochs: int) -> None:
-    GraphEnsemble(**TINY | {"epochs": epochs}).fit(NB201, KNOWN[:5], Y[:5], 0)
+    prediction = GraphEnsemble(**TINY | {"epochs": epochs}).fit(NB201, KNOWN[:5], Y[:5], 0).predict(UNSEEN[:3])
+    assert np.isfinite(prediction.mean).all()
 
 
 @pytest.mark.parametrize(

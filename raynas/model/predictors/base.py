@@ -1,7 +1,7 @@
 """What a performance predictor is. n: observations, m: candidates, d: features, k: members of the ensemble, s: samples."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raynas.arch import Arch
-from raynas.errors import ShapeError
+from raynas.errors import ConfigError, ShapeError
 from raynas.model.encodings import encode, encode_again, feature_weights
 from raynas.spaces.base import SearchSpace
 
@@ -82,6 +82,11 @@ class GaussianPrediction:
         covariance = self.factor**2 * self.covariance()
         drawn: Floats = rng.multivariate_normal(self.mean, covariance, size=count, check_valid="ignore", method="eigh")
         return drawn
+
+    @classmethod
+    def independent(cls, mean: Floats, std: Floats) -> "GaussianPrediction":
+        """The distribution of m candidates that say nothing of each other, with mean and deviation (m,) each."""
+        return cls(mean, std, lambda: np.diag(std**2))
 
     def foreseen(self, index: int) -> "GaussianPrediction":
         """What is left to learn once candidate `index` was evaluated and came out as expected: the same means, smaller deviations."""
@@ -175,6 +180,17 @@ class FittedOnVectors:
         if new:
             self._rows.update(zip((arch.id for arch in new), encode(self.encoding, self.space, new), strict=True))
         return self.fitted.predict(np.stack([self._rows[arch.id] for arch in archs]))
+
+
+def check_settings(settings: object, choices: Mapping[str, Sequence[str]], counts: Sequence[str]) -> None:
+    """Raises ConfigError unless each setting in `choices` is one of those, and each of `counts` is at least 1, or None."""
+    for name, allowed in choices.items():
+        if getattr(settings, name) not in allowed:
+            raise ConfigError(f"the predictor's {name} must be one of {', '.join(allowed)}, not {getattr(settings, name)!r}")
+    for name in counts:
+        value = getattr(settings, name)
+        if value is not None and value < 1:
+            raise ConfigError(f"the predictor's {name} must be at least 1, not {value}")
 
 
 def check_observations(inputs: Inputs, targets: Floats, weights: Floats | None) -> None:

@@ -83,7 +83,7 @@ class FittedGraphRegression:
         mean = expit(logits.mean / np.sqrt(1 + np.pi * variance / 8))
         square = expit(_ALPHA * (logits.mean + _BETA) / np.sqrt(1 + np.pi * _ALPHA**2 * variance / 8))
         std = self.width * np.sqrt(np.maximum(square - mean**2, 0.0))
-        return GaussianPrediction(self.low + self.width * mean, std, lambda: np.diag(std**2))
+        return GaussianPrediction.independent(self.low + self.width * mean, std)
 
 
 def _basis(network: FittedGraphEnsemble, archs: Sequence[Arch]) -> Floats:

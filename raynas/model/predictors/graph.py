@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from raynas.arch import Arch
 from raynas.errors import ConfigError, ShapeError
 from raynas.model.graphs import Graphs, graphs, positions
-from raynas.model.predictors.base import EnsemblePrediction, Floats, GaussianPrediction
+from raynas.model.predictors.base import EnsemblePrediction, Floats, GaussianPrediction, check_settings
 from raynas.model.predictors.mlp import one_thread
 from raynas.spaces.base import SearchSpace
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 Loss = Literal["mse", "rank", "nll", "weighted"]
 Layer = Literal["directed", "gcn", "gin"]
 
+_COUNTS = "members", "layers", "width", "hidden", "epochs", "batch_size"
 _WEIGHT = 0.3  # of standardised positions, beside operations: they are many
 _ROWS = 2048  # graphs that are predicted at once
 
@@ -66,13 +67,7 @@ class GraphEnsemble:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        for name, allowed in (("loss", get_args(Loss)), ("layer", get_args(Layer))):
-            if getattr(self, name) not in allowed:
-                raise ConfigError(f"the predictor's {name} must be one of {', '.join(allowed)}, not {getattr(self, name)!r}")
-        for name in ("members", "layers", "width", "hidden", "epochs", "batch_size"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"the predictor's {name} must be at least 1, not {value}")
+        check_settings(self, {"loss": get_args(Loss), "layer": get_args(Layer)}, _COUNTS)
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"the predictor's dropout must be at least 0 and less than 1, not {self.dropout}")
         if not (self.learning_rate > 0 and self.weight_decay >= 0):
@@ -329,7 +324,7 @@ class FittedGraphEnsemble:
             return EnsemblePrediction(members)
         each = deviations(torch.as_tensor(outputs)).numpy() * self.spread
         std = np.sqrt((each**2).mean(axis=0) + members.var(axis=0))
-        return GaussianPrediction(members.mean(axis=0), std, lambda: np.diag(std**2))
+        return GaussianPrediction.independent(members.mean(axis=0), std)
 
     def hidden(self, archs: Sequence[Arch]) -> Floats:
         """(k, m, hidden) what the last hidden layer makes of m architectures."""

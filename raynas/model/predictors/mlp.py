@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from raynas.errors import ConfigError
-from raynas.model.predictors.base import EnsemblePrediction, Floats, VectorModel, check_candidates, check_observations
+from raynas.model.predictors.base import EnsemblePrediction, Floats, VectorModel, check_candidates, check_observations, check_settings
 
 if TYPE_CHECKING:
     import torch
@@ -56,13 +55,8 @@ class MLPEnsemble(VectorModel):
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        for name, allowed in (("loss", get_args(Loss)), ("schedule", get_args(Schedule)), ("activation", get_args(Activation))):
-            if getattr(self, name) not in allowed:
-                raise ConfigError(f"the predictor's {name} must be one of {', '.join(allowed)}, not {getattr(self, name)!r}")
-        for name in ("members", "layers", "width", "epochs", "batch_size"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"the predictor's {name} must be at least 1, not {value}")
+        choices = {"loss": get_args(Loss), "schedule": get_args(Schedule), "activation": get_args(Activation)}
+        check_settings(self, choices, ("members", "layers", "width", "epochs", "batch_size"))
 
     def fit(self, inputs: NDArray[np.float32], targets: Floats, seed: int, weights: Floats | None = None) -> FittedMLPEnsemble:
         """Trains the ensemble on inputs (n, d) and targets (n,).
