@@ -38,6 +38,7 @@ def test_what_is_noted_is_given_back(there: Path, monkeypatch: pytest.MonkeyPatc
     mine, trial = Checkpoints(str(there)), SimpleNamespace()
     saved = mine.noted(checkpoint(there, "s1/t1/checkpoint_2"), RESULT)
     assert saved == {"path": "tune/s1/t1/checkpoint_2", "training_iteration": 3, "time_total_s": 1.5}
+    mine.look([saved])
     assert mine.give_back(trial, saved) is None
     ((given, restored, metrics),) = started
     assert (given, restored.path) == (trial, str(there / "tune/s1/t1/checkpoint_2"))
@@ -45,8 +46,9 @@ def test_what_is_noted_is_given_back(there: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_one_that_is_gone_is_said_to_be(there: Path) -> None:
-    problem = Checkpoints(str(there)).give_back(SimpleNamespace(), {"path": "tune/s1/t3/checkpoint_1"} | RESULT)
-    assert problem == f"its checkpoint {there}/tune/s1/t3/checkpoint_1 is gone, so it begins again"
+    mine, saved = Checkpoints(str(there)), {"path": "tune/s1/t3/checkpoint_1"} | RESULT
+    mine.look([saved])
+    assert mine.give_back(SimpleNamespace(), saved) == f"its checkpoint {there}/tune/s1/t3/checkpoint_1 is gone, so it begins again"
 
 
 def test_what_is_released_goes_with_the_next_deletion(there: Path) -> None:

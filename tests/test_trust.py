@@ -250,6 +250,7 @@ def test_links_are_not_followed(tmp_path: Path) -> None:
     (tmp_path / "run" / "tune" / "s1" / "t1").symlink_to(tmp_path / "beside")
     (tmp_path / "run" / "tune" / "s2").symlink_to(tmp_path)
     mine = Checkpoints(str(tmp_path / "run"))
+    mine.look([SAVED])
     assert "symbolic link" in str(mine.give_back(SimpleNamespace(), SAVED))
     mine.release_saved(SAVED)
     mine.release_others("tune", [])
@@ -277,6 +278,7 @@ def test_pickled_checkpoints_are_for_their_owner(own: bool, tmp_path: Path) -> N
     (folder / "_dict_checkpoint.pkl").write_bytes(b"")
     mine, given = Checkpoints(str(tmp_path)), SimpleNamespace()
     mine.own = own
+    mine.look([SAVED])
     problem = mine.give_back(given, SAVED)
     assert (problem is None) == own
     assert hasattr(given, "_restore_checkpoint_result") == own

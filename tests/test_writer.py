@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 import threading
 import time
 import uuid
@@ -14,7 +15,7 @@ from run_rows import add, keys, report, started, trial
 from storages import s3_server, trouble
 from waiting import until
 
-from raynas import results, storage
+from raynas import results, signals, storage
 from raynas.errors import ResultsError, RunLost
 from raynas.run import lock
 from raynas.run import writer as module
@@ -123,6 +124,26 @@ def test_a_storage_in_trouble_for_too_long_ends_the_run(uri: str, kind: str, mon
     assert keys(uri)[0] == ["t0"]
 
 
+@pytest.mark.parametrize("kind", ["refuses", "hangs"])
+def test_what_is_asked_waits_as_long_as_rows_do(uri: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "GIVE_UP", 0.6)
+    said: list[str] = []
+    writer, answers = Writer(uri, said.append, nothing), []
+    action = lambda: answers.append(storage.write_json(uri, "best.json", 1))  # noqa: E731
+    writer.ask(action)
+    with trouble(refuses=kind == "refuses", hangs=kind == "hangs"), pytest.raises(RunLost, match="has not answered"):
+        writer.ask(action)
+    assert answers == [None]
+    assert "the storage does not answer" in said[0]
+
+
+def test_a_process_that_is_to_end_waits_for_no_answer(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer = Writer(uri, print, nothing)
+    monkeypatch.setattr(signals, "received", lambda: signal.SIGTERM)
+    with trouble(hangs=True), pytest.raises(KeyboardInterrupt):
+        writer.ask(lambda: storage.write_json(uri, "best.json", 1))
+
+
 def test_trouble_at_the_very_end_is_not_silent(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "GIVE_UP", 0.3)
     writer = Writer(uri, lambda text: None, nothing)
@@ -177,6 +198,7 @@ def test_who_has_lost_the_folder_writes_no_more(uri: str, monkeypatch: pytest.Mo
         add(writer, 0)  # type: ignore[arg-type]
         writer.flush()
         fs, root = storage.filesystem(uri)
+        parts = results.list_parts(fs, root)
         (claim,) = (info.path for info in storage.list_files(fs, root) if info.path.endswith(".json"))
         fs.delete_file(claim)
         with pytest.raises(RunLost, match="taken over"):
@@ -185,7 +207,7 @@ def test_who_has_lost_the_folder_writes_no_more(uri: str, monkeypatch: pytest.Mo
         assert writer._thread is not None
         writer._thread.join(timeout=5.0)  # it had nothing to do, and must not wait for more: the process could not end in order
         assert not writer._thread.is_alive()
-    assert [part.kind for part in results.list_parts(fs, root)] == ["reports", "started", "trials"]
+    assert results.list_parts(fs, root) == parts  # not even merged
 
 
 def test_curves_reach_remote_storage_while_the_run_lives(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:

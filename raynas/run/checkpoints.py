@@ -56,21 +56,33 @@ class Checkpoints:
         self._obsolete: set[str] = set()  # folders of trials, in the run folder
         self._replaced: list[str] = []  # single checkpoints, likewise
         self._newest: dict[str, list[str]] = {}  # folder of a trial -> its newest checkpoints, the oldest first
+        self._problems: dict[str, str | None] = {}  # checkpoint of an earlier session -> what is wrong with it
 
     def noted(self, checkpoint: Any, result: Mapping[str, Any]) -> Saved:
         """What to keep of a checkpoint that led to `result`."""
         return {"path": self._inside(checkpoint)} | {key: result[key] for key in ("training_iteration", "time_total_s")}
 
+    def look(self, notes: Collection[Saved]) -> None:
+        """Asks the storage what is wrong with checkpoints of earlier sessions, for `give_back`, which must not wait."""
+        paths = [str(saved["path"]) for saved in notes]
+        self._problems = dict(zip(paths, storage.in_parallel(self._problem, paths), strict=True))
+
     def give_back(self, trial: Any, saved: Saved) -> str | None:
-        """Lets a trial that is about to start go on from a checkpoint; returns what is wrong where it is gone."""
-        path = f"{self._root}/{saved['path']}"
-        if not self._within(saved["path"]):
+        """Lets a trial that is about to start go on from a checkpoint; returns what is wrong where it cannot."""
+        if problem := self._problems.get(saved["path"]):
+            return problem
+        checkpoint = Checkpoint(f"{self._root}/{saved['path']}", self._fs)
+        start_from(trial, checkpoint, {key: value for key, value in saved.items() if key != "path"})
+        return None
+
+    def _problem(self, inside: str) -> str | None:
+        path = f"{self._root}/{inside}"
+        if not self._within(inside):
             return f"its checkpoint {path} is reached by a symbolic link, so it begins again"
         if self._fs.get_file_info(path).type == FileType.NotFound:
             return f"its checkpoint {path} is gone, so it begins again"
         if not self.own and any(file.base_name.endswith(_PICKLES) for file in self._fs.get_file_info(FileSelector(path, recursive=True))):
             return f"its checkpoint {path} holds pickled objects, and the run is not your own; --trust loads it; so it begins again"
-        start_from(trial, Checkpoint(path, self._fs), {key: value for key, value in saved.items() if key != "path"})
         return None
 
     def release(self, checkpoint: Any) -> None:

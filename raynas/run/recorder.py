@@ -132,8 +132,7 @@ class Recorder(Callback):  # type: ignore[misc]  # ray has no types
         self._rows: dict[str, dict[str, Any]] = {}  # Tune's trial id -> row in `started`
         self._epochs = dict(self.earlier.epochs)  # trial id -> last recorded epoch
         self._refused: set[str] = set()  # names of metrics that are not stored
-        self._order = self.earlier.next_order
-        self._refits = 0
+        self._order, self._refits = self.earlier.next_order, 0
         self._best_written = True
         self.memory: Any = storage.read_json(uri, _MEMORY) if before is not None and storage.exists(uri, _MEMORY) else None
         self._began = self._pictured = time.monotonic()
@@ -352,9 +351,12 @@ class Recorder(Callback):  # type: ignore[misc]  # ray has no types
         names = [*(metric.name for metric in self.objective.metrics), TEST_ACCURACY.name]
         return {name: row.get(name) for name in dict.fromkeys([*names, *(metrics_of(row).keys() - set(TRIALS.names))])}
 
-    def forget_checkpoints(self) -> None:
-        """Has the checkpoints of earlier sessions deleted, but for those that unfinished trials go on from."""
-        self.checkpoints.release_others("tune", self.earlier.checkpoints())
+    def look_for_checkpoints(self, forget: bool) -> None:
+        """Looks for those that unfinished trials go on from; `forget`: all others of earlier sessions are deleted."""
+        used = self.earlier.checkpoints()
+        self.store.ask(partial(self.checkpoints.look, used))
+        if forget:
+            self.store.ask(partial(self.checkpoints.release_others, "tune", used))
 
     def _seconds(self) -> float:
         return self.earlier.seconds + time.monotonic() - self._began

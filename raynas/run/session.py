@@ -254,8 +254,7 @@ class Session:
         engine.history.memory = recorder.memory
         if remembers(self.scheduler):
             replay(self.scheduler, self.before, self.objective.first.name)
-        if self._checkpoints().checkpoint_frequency:
-            recorder.forget_checkpoints()
+        recorder.look_for_checkpoints(forget=bool(self._checkpoints().checkpoint_frequency))
 
     def _tune(self, recorder: Recorder, left: int, room: int) -> None:
         """Lets Tune run the trials that are left."""

@@ -7,6 +7,7 @@ or failed), `epoch, valid_accuracy` (of the supernet), `seconds, arch, error` an
 
 import json
 import time
+from functools import partial
 from typing import Any
 
 from pyarrow.fs import FileType
@@ -66,6 +67,7 @@ class Supernets:
         if log.open:
             what = f"{self.config.searcher} searches {self.config.space}: {len(log.open)} searches"
             console.print(f"{what}, {slots} at once", highlight=False, soft_wrap=True)
+            log.look_for_checkpoints()
             self._tune(log, slots)
         if log.open:
             raise KeyboardInterrupt
@@ -134,6 +136,11 @@ class SearchLog(tune.Callback):  # type: ignore[misc]  # ray has no types
     def open(self) -> list[int]:
         """Seeds of the searches that have not ended."""
         return [seed for seed in self.seeds if self.rows[seed]["status"] == "running"]
+
+    def look_for_checkpoints(self) -> None:
+        """Looks for those that searches of an earlier session go on from."""
+        notes = [self.rows[seed]["checkpoint"] for seed in self.open]
+        self.store.ask(partial(self._checkpoints.look, [saved for saved in notes if saved is not None]))
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A search starts; one of an earlier session goes on from its checkpoint."""

@@ -68,6 +68,7 @@ def _pauses() -> Iterator[float]:
 class Batch:
     """What is to be written together, in this order."""
 
+    asked: list[Callable[[], None]] = field(default_factory=list)
     files: dict[str, bytes] = field(default_factory=dict)  # name in the run folder -> content
     rows: Rows = field(default_factory=Rows)
     values: dict[str, Any] = field(default_factory=dict)  # name in the run folder -> plain JSON
@@ -75,7 +76,7 @@ class Batch:
     deletions: list[Callable[[], None]] = field(default_factory=list)
 
     def __bool__(self) -> bool:
-        return bool(self.files or self.rows or self.values or self.then or self.deletions)
+        return bool(self.asked or self.files or self.rows or self.values or self.then or self.deletions)
 
 
 class Writer:
@@ -161,6 +162,22 @@ class Writer:
         with self._change:
             self._batch.deletions.append(action)
             self._wake()
+
+    def ask(self, action: Callable[[], None]) -> None:
+        """Returns once the thread has done what asks the storage, and is repeated until it answers.
+
+        Raises:
+            KeyboardInterrupt: the process is to end, and there is no answer yet.
+            RunLost: the storage has not answered for GIVE_UP seconds.
+        """
+        done = threading.Event()
+        with self._change:
+            self._batch.asked += [action, done.set]
+            self._hurried = True
+            self._wake()
+        self._await(lambda: done.is_set() or signals.received() is not None)
+        if not done.is_set():
+            raise KeyboardInterrupt
 
     @property
     def waiting(self) -> int:
@@ -286,6 +303,8 @@ class Writer:
             self._failed = error
 
     def _write(self, batch: Batch) -> None:
+        for action in batch.asked:
+            self._insist(action)
         for name, content in batch.files.items():
             self._insist(partial(self._store.put, name, content))
         while batch.rows and not self._abandoned.is_set():
