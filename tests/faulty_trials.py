@@ -59,19 +59,31 @@ class Slow(Epochs):
     pause = 5.0
 
 
+class Greedy(Epochs):
+    """One architecture takes more memory than its node has to give, until it is killed for it: once."""
+
+    def step(self) -> dict[str, Any]:
+        report = super().step()
+        if self.epoch == 2 and _is("greedy", self.arch) and _first("greedy"):
+            taken = bytearray(b"x") * 3 * 2**30
+            time.sleep(100)
+            del taken
+        return report
+
+
 class Faulty(Epochs):
     """One architecture each is killed, hangs in setup, hangs later (in C code that holds the interpreter's lock), raises an error,
     reports a number beyond all others, or fails to save; the first, second and last of them only once."""
 
     def setup(self, config: dict[str, Any]) -> None:
         super().setup(config)
-        self.fault = next((fault for fault in ("killed", "stuck", "hung", "own", "huge", "full") if self._is(fault)), None)
-        if self.fault == "stuck" and self._first():
+        self.fault = next((fault for fault in ("killed", "stuck", "hung", "own", "huge", "full") if _is(fault, self.arch)), None)
+        if self.fault == "stuck" and _first(self.fault):
             self._hang()
 
     def step(self) -> dict[str, Any]:
         report = super().step()
-        if self.epoch == 2 and self.fault == "killed" and self._first():
+        if self.epoch == 2 and self.fault == "killed" and _first(self.fault):
             os.kill(os.getpid(), signal.SIGKILL)
         if self.epoch == 2 and self.fault == "hung":
             self._hang()
@@ -80,7 +92,7 @@ class Faulty(Epochs):
         return report | ({"valid_accuracy": 10**400} if self.fault == "huge" else {})
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
-        if self.epoch == 2 and self.fault == "full" and self._first():
+        if self.epoch == 2 and self.fault == "full" and _first(self.fault):
             raise OSError(28, "No space left on device")
         super().save_checkpoint(checkpoint_dir)
 
@@ -88,19 +100,21 @@ class Faulty(Epochs):
         (folder() / HANGING / self.arch).touch()
         ctypes.PyDLL(None).sleep(1000)  # which keeps the lock
 
-    def _is(self, fault: str) -> bool:
-        """Whether this architecture is the one; the first that asks is."""
-        path = folder() / fault
-        try:
-            with path.open("x") as file:
-                file.write(self.arch)
-        except FileExistsError:
-            return path.read_text() == self.arch
-        return True
 
-    def _first(self) -> bool:
-        try:
-            (folder() / f"{self.fault}-once").touch(exist_ok=False)
-        except FileExistsError:
-            return False
-        return True
+def _is(fault: str, arch: str) -> bool:
+    """Whether this architecture is the one that suffers it; the first that asks is."""
+    path = folder() / fault
+    try:
+        with path.open("x") as file:
+            file.write(arch)
+    except FileExistsError:
+        return path.read_text() == arch
+    return True
+
+
+def _first(fault: str) -> bool:
+    try:
+        (folder() / f"{fault}-once").touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True

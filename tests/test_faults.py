@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 import ray
-from faulty_trials import FOLDER, HANGING, Faulty, Slow, read_log
+from faulty_trials import FOLDER, HANGING, Faulty, Greedy, Slow, read_log
+from ray._common.utils import get_system_memory
+from ray._private.utils import get_used_memory
 from ray.cluster_utils import Cluster
 from ray.exceptions import GetTimeoutError
 from ray.tune import Tuner
@@ -137,6 +139,27 @@ def test_a_trial_whose_node_goes_away_goes_on_elsewhere(
     assert re.fullmatch(rf"trial {lost['trial_id']} lost \(machine\): ({seen}); tried again in 1 s \(1 of 3\)", said)
     log = [line for line in read_log(work) if line["arch"] == lost["arch_id"]]
     assert [(line["epoch"], line["node"] in gone) for line in log] == [(1, True), (2, True), (2, False), (3, False)]
+
+
+def test_a_trial_that_ray_ends_because_memory_is_short_is_tried_again(
+    cluster: Cluster, work: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for node in list(cluster.worker_nodes):
+        cluster.remove_node(node)
+    with pytest.MonkeyPatch.context() as patch:  # for the node that starts: half of what the trial will take is too much
+        patch.setenv("RAY_memory_usage_threshold", f"{(get_used_memory() + 1.5 * 2**30) / get_system_memory():.4f}")
+        cluster.add_node(num_cpus=1)
+    cluster.wait_for_nodes()
+    run = search(tmp_path, trainable=Greedy, trials=2, concurrency=1)
+    printed = "".join(capfd.readouterr())
+    rows = {row["arch_id"]: row for row in run.tables.trials.to_pylist()}
+    greedy = rows.pop((work / "greedy").read_text())
+    (other,) = rows.values()
+    assert [(row["status"], row["fault"], row["retries"]) for row in (greedy, other)] == [("finished", "machine", 1), ("finished", None, 0)]
+    said = f"trial {greedy['trial_id']} lost (machine): OutOfMemoryError: its node ran out of memory; tried again in 1 s (1 of 3)"
+    assert lines_about(greedy["trial_id"], printed) == [said]
+    assert "Traceback" not in printed
+    assert [line["epoch"] for line in read_log(work) if line["arch"] == greedy["arch_id"]] == [1, 2, 2, 3]
 
 
 def test_what_ends_tune_ends_the_run_with_one_line_and_all_written(
