@@ -8,7 +8,7 @@ import numpy as np
 
 from raynas.errors import ConfigError
 from raynas.history import History
-from raynas.model.candidates import random_archs
+from raynas.model.candidates import distinct, random_archs
 from raynas.spaces import SearchSpace
 from searchers.method import Proposal
 from searchers.surrogate import ByPredictor
@@ -23,7 +23,7 @@ class GCN(ByPredictor):
     ranking counts. What is evaluated after the start is learned from, too, which the paper does not do.
 
     Args:
-        sample: random architectures that are ranked, 50 for each of 150 trials there.
+        sample: random architectures that are ranked, 50 for each of 150 trials there; fewer where draws keep repeating.
         predictor, predictor_options: one of raynas.model.predictors.PREDICTORS and its settings: four layers of 144, as published; the
             batches there are of seven or ten. Settings that are given stand for all of these.
     """
@@ -46,7 +46,9 @@ class GCN(ByPredictor):
         """The `count` of a random sample that the network likes best."""
         if not history.targets()[0]:
             return Proposal(random_archs(space, history, rng, count))
-        learned, pool = self.learn(space, history, rng), random_archs(space, history, rng, max(self.sample, count))
+        learned = self.learn(space, history, rng)
+        pool = distinct(lambda: space.sample(rng), max(self.sample, count), history)  # fewer, rather than to list a large space
+        pool = pool if len(pool) >= count else random_archs(space, history, rng, count)
         if not pool:
             return Proposal(())
         prediction = learned.fitted.predict(pool)
