@@ -1,8 +1,8 @@
 """BANANAS: Bayesian optimization with neural architecture search (White, Neiswanger, Savani, AAAI 2021, arXiv 1910.11858)."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from searchers.surrogate import Encoded
 
@@ -27,21 +27,6 @@ class Bananas(Encoded):
     recommender: str = "denoised"
 
 
-_PAPER_NETWORK: dict[str, Any] = {
-    "members": 5,
-    "layers": 10,
-    "width": 20,
-    "epochs": 150,
-    "learning_rate": 0.01,
-    "betas": (0.9, 0.99),
-    "weight_decay": 0.0,
-    "batch_size": 32,
-    "schedule": "constant",
-    "glorot": True,
-    "standardize": False,
-}
-
-
 @dataclass(frozen=True, kw_only=True)
 class BananasPaper(Bananas):
     """BANANAS as its authors ran it (arXiv 1910.11858 and its reference code), to compare with.
@@ -51,7 +36,6 @@ class BananasPaper(Bananas):
     """
 
     encoding: str = "trunc_path"
-    predictor_options: Mapping[str, Any] = field(default_factory=lambda: dict(_PAPER_NETWORK))
     target: str = "error_percent"
     pool: int = 100
     parents: int = 1
@@ -60,3 +44,17 @@ class BananasPaper(Bananas):
     climbs: int = 0
     exploration: float = 1.0
     patience: int | None = None
+
+    own_options: ClassVar[Mapping[str, Any]] = {
+        "members": 5,
+        "layers": 10,
+        "width": 20,
+        "epochs": 150,
+        "learning_rate": 0.01,
+        "betas": (0.9, 0.99),
+        "weight_decay": 0.0,
+        "batch_size": 32,
+        "schedule": "constant",
+        "glorot": True,
+        "standardize": False,
+    }

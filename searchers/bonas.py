@@ -1,8 +1,6 @@
 """BONAS, whose surrogate is a graph network with a Bayesian regression on top; torch and numpy carry it."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 from searchers.surrogate import Encoded
 
@@ -19,7 +17,6 @@ class BONAS(Encoded):
     """
 
     predictor: str = "bonas"
-    predictor_options: Mapping[str, Any] = field(default_factory=dict)
     target: str = "log_error"
     acquisition: str = "ucb"
     pool: int = 100

@@ -1,8 +1,8 @@
 """Search by a graph convolutional network that ranks random architectures; torch carries it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -25,17 +25,24 @@ class GCN(ByPredictor):
     Args:
         sample: random architectures that are ranked, 50 for each of 150 trials there; fewer where draws keep repeating.
         predictor, predictor_options: one of raynas.model.predictors.PREDICTORS and its settings: four layers of 144, as published; the
-            batches there are of seven or ten. Settings that are given stand for all of these.
+            batches there are of seven or ten.
     """
 
     num_initial: int = 133
     sample: int = 7500
     predictor: str = "graph"
-    predictor_options: Mapping[str, Any] = field(
-        default_factory=lambda: {"members": 1, "layers": 4, "width": 144, "hidden": 128, "layer": "gcn", "positions": False, "epochs": 300}
-    )
     target: str = "error_percent"
     refit_share: float = 1.0
+
+    own_options: ClassVar[Mapping[str, Any]] = {
+        "members": 1,
+        "layers": 4,
+        "width": 144,
+        "hidden": 128,
+        "layer": "gcn",
+        "positions": False,
+        "epochs": 300,
+    }
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,8 +1,8 @@
 """NPENAS, evolution guided by a graph network; torch carries it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from searchers.surrogate import Encoded
 
@@ -18,17 +18,19 @@ class NPENAS(Encoded):
     """
 
     predictor: str = "graph"
-    predictor_options: Mapping[str, Any] = field(default_factory=lambda: _GIN | {"loss": "nll"})
     target: str = "error_percent"
     acquisition: str = "its"
     pool: int = 100
     rates: tuple[float, ...] = (1.0,)
     refit_share: float = 1.0
 
+    own_options: ClassVar[Mapping[str, Any]] = _GIN | {"loss": "nll"}
+
 
 @dataclass(frozen=True, kw_only=True)
 class NPENASNP(NPENAS):
     """NPENAS-NP, its variant whose network predicts no deviation: the offspring of highest prediction are evaluated."""
 
-    predictor_options: Mapping[str, Any] = field(default_factory=lambda: dict(_GIN))
     acquisition: str = "mean"
+
+    own_options: ClassVar[Mapping[str, Any]] = _GIN

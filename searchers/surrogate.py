@@ -213,16 +213,20 @@ class ByPredictor(Learning):
 
     Args:
         encoding: names of raynas.model.encodings.ENCODINGS joined by `+`. For predictors that see vectors.
-        predictor, predictor_options: one of raynas.model.predictors.PREDICTORS, or `module:Class`, and its settings.
+        predictor, predictor_options: one of raynas.model.predictors.PREDICTORS, or `module:Class`, and its settings; what the method sets
+            of its own predictor holds where they say nothing else.
     """
 
     encoding: str = DEFAULT_ENCODING
     predictor: str = "mlp"
     predictor_options: Mapping[str, Any] = field(default_factory=dict)
 
+    own_options: ClassVar[Mapping[str, Any]] = {}  # of the predictor that the method has unless told otherwise
+
     def model(self) -> Predictor:
         """The predictor, which sees the encoding if it sees vectors."""
-        return make_predictor(self.predictor, self.predictor_options, self.encoding)
+        own = self.own_options if self.predictor == type(self).predictor else {}
+        return make_predictor(self.predictor, {**own, **self.predictor_options}, self.encoding)
 
     def check(self, space: SearchSpace) -> None:
         """What the predictor cannot read fails here, not in the run."""

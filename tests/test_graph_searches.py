@@ -12,7 +12,7 @@ from raynas.arch import Arch
 from raynas.errors import ConfigError
 from raynas.history import History
 from raynas.model.predictors import GaussianPrediction
-from searchers import GCN, Method, make_method
+from searchers import GCN, NPENAS, Bananas, Method, make_method
 
 QUICK: dict[str, Any] = {"members": 1, "layers": 2, "width": 16, "hidden": 16, "epochs": 60, "learning_rate": 0.01}
 FAKE: dict[str, Any] = {"predictor": "test_graph_searches:Known", "predictor_options": {}}
@@ -108,11 +108,15 @@ def share(history: History, found: Sequence[Arch]) -> tuple[float, float]:
 def test_the_network_ranks_the_candidates(name: str) -> None:
     space, rng = ToySpace(6), np.random.default_rng(0)
     history = knowing({space.sample(rng).id for _ in range(60)})
-    layer = {"gcn": "gcn", "bonas": "gcn"}.get(name, "gin")
-    options: dict[str, Any] = QUICK | {"layer": layer, "positions": False} | ({"loss": "nll"} if name == "npenas" else {})
-    method: Method = make_method(name, {"predictor_options": {"network": QUICK} if name == "bonas" else options})
+    method: Method = make_method(name, {"predictor_options": {"network": QUICK} if name == "bonas" else QUICK})
     known, found = share(history, method.propose(space, history, rng, 5).archs)
     assert found > known + 1.5
+
+
+def test_settings_stand_above_those_of_the_method_and_another_predictor_has_none_of_these() -> None:
+    model: Any = NPENAS(predictor_options={"width": 8}).model()
+    assert (model.width, model.layer, model.loss) == (8, "gin", "nll")
+    assert NPENAS(predictor="mlp").model() == Bananas().model()
 
 
 def test_before_anything_is_known_and_at_the_end_of_a_space() -> None:
