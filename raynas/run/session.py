@@ -148,6 +148,13 @@ class Session:
         left, room = self.config.trials - done, 0
         if left <= 0:
             self.console.print(f"{done} trials are done, {self.config.trials} were asked for: nothing is left to do", highlight=False)
+        if (method := self.searcher.engine.method).learns and left > 0 and self.config.trials <= method.num_initial:
+            what = f"{self.config.searcher} learns from {method.num_initial} random architectures first"
+            self.console.print(
+                f"{what}, so all {self.config.trials} will be random; --set searcher_options.num_initial=N changes that",
+                highlight=False,
+                soft_wrap=True,
+            )
         with ExitStack() as stack:
             stack.callback(self.searcher.engine.close)
             stack.enter_context(_tune_environment())
