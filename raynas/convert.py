@@ -4,10 +4,12 @@ SRC is a published file of NAS-Bench-101 (.tfrecord), or a Parquet or CSV file o
 columns `adjacency` (V * V characters 0 or 1) and `operations` (joined by commas) for nasbench101, `arch` for nasbench201, or `genotype`
 (JSON, {"normal": [[operation, input], ...], "reduce": ...}) for darts, and accuracies in the columns that --valid and --test name. For a
 space of one's own (--space module:Class) it has the columns that the class says; by default `arch`, the JSON of an architecture.
+Results after several budgets have a row for each architecture and epoch, which the column that --epoch names holds.
 `python -m raynas.convert --download nasbench101 DST` fetches the published file first.
 """
 
 import hashlib
+import itertools
 import multiprocessing
 import os
 import posixpath
@@ -65,6 +67,9 @@ def parser() -> Parser:
     own.add_argument("--seconds", metavar="COLUMN", help="time of the training")
     usual = ", ".join(f"{space.table_epochs} {name}" for name, space in known_spaces().items() if space.table_epochs)
     own.add_argument("--epochs", metavar="N", type=int, help=f"of the training (default: {usual})")
+    own.add_argument(
+        "--epoch", metavar="COLUMN", help="epochs after which a row's numbers were measured, where architectures have several rows"
+    )
     own.add_argument("--set", metavar="space_options.KEY=VALUE", action="append", default=[], help="a setting of the space")
     own.add_argument("--percent", action="store_true", help="the accuracies are in percent; divides them by 100")
     download = made.add_argument_group("to fetch a published file")
@@ -107,9 +112,11 @@ def _check_arguments(args: Any, own: bool) -> None:
     if own and args.valid is None:
         raise ConfigError(f"--valid COLUMN is missing: which column of {args.paths[0]} holds the accuracy that searches see?")
     if not own:
-        given = [f"--{name}" for name in ("valid", "test", "seconds", "epochs", "percent", "set") if getattr(args, name)]
+        given = [f"--{name}" for name in ("valid", "test", "seconds", "epochs", "epoch", "percent", "set") if getattr(args, name)]
         if given or args.space not in (None, "nasbench101"):
             raise ConfigError(f"{given[0] if given else '--space ' + args.space} does not go with a published file of nasbench101")
+    if args.epoch and args.epochs is not None:
+        raise ConfigError("--epoch COLUMN tells the epochs of each row, and --epochs N those of all; leave out one of them")
     destination = Path(args.paths[-1])
     if destination.is_dir():
         raise ConfigError(f"{destination} is a folder; name the file to write, such as {destination / 'table.parquet'}")
@@ -155,20 +162,39 @@ def _own(path: str, args: Any) -> Table:
     content = _content(path)
     used = {"valid_accuracy": args.valid, "test_accuracy": args.test, "train_seconds": args.seconds}
     used = {metric: name for metric, name in used.items() if name is not None}
-    space, data = _data(path, content, given, options, list(used.values()))
-    epochs = space.table_epochs if args.epochs is None else args.epochs
-    if epochs is None:
-        raise ConfigError(f"--epochs N is missing: how long were the architectures of {space.name} trained?")
-    columns: dict[Key, NDArray[np.floating[Any]]]
-    columns = {(metric, epochs, 0): _numbers(path, data, name, metric, args.percent) for metric, name in used.items()}
-    ids, extra = _architectures(path, space, data)
+    space, data = _data(path, content, given, options, [*used.values(), *([args.epoch] if args.epoch else [])])
+    epochs = _epochs(path, data, space, args)
+    values = {metric: _numbers(path, data, name, metric, args.percent) for metric, name in used.items()}
+    ids, at, extra = _architectures(path, space, data, epochs)
+    budgets = np.unique(epochs).tolist()
+    columns: dict[Key, NDArray[np.floating[Any]]] = {}
+    for budget, (metric, measured) in itertools.product(budgets, values.items()):
+        column = columns[metric, budget, 0] = np.full(len(ids), np.nan)
+        column[at[epochs == budget]] = measured[epochs == budget]
     about = {
         "source": posixpath.basename(path),
         "licence": "not stated",
         "sha256": hashlib.sha256(content).hexdigest(),
         "description": ", ".join(f"{metric} is the column {name}" for metric, name in used.items()),
     }
-    return Table.from_columns(space.name, args.dataset, ids, columns, [epochs], about, extra)
+    return Table.from_columns(space.name, args.dataset, ids, columns, budgets, about, extra)
+
+
+def _epochs(path: str, data: pa.Table, space: SearchSpace, args: Any) -> NDArray[np.int64]:
+    """(n,) after how many epochs the numbers of each row were measured."""
+    if args.epoch is None:
+        epochs = space.table_epochs if args.epochs is None else args.epochs
+        if epochs is None:
+            raise ConfigError(f"--epochs N is missing: how long were the architectures of {space.name} trained?")
+        return np.full(len(data), epochs)
+    try:
+        given = data[args.epoch].cast(pa.int64())
+    except pa.ArrowException as error:
+        raise TableError(f"the column {args.epoch} of {path} must hold whole numbers: {first_line(error)}") from error
+    for row, epoch in enumerate(given.to_pylist(), start=1):
+        if epoch is None or epoch < 1:
+            raise TableError(f"row {row} of {path}: {args.epoch} is {'empty' if epoch is None else epoch}; epochs are at least 1")
+    return np.array(given.to_numpy())
 
 
 def _space_options(assignments: Sequence[str]) -> dict[str, Any]:
@@ -263,25 +289,32 @@ def _numbers(path: str, data: pa.Table, name: str, metric: str, percent: bool) -
     return values
 
 
-def _architectures(path: str, space: SearchSpace, data: pa.Table) -> tuple[list[str], dict[str, Any]]:
-    """(n,) ids and the further columns of the table: the architectures in the space's own description, and their parameters."""
+def _architectures(
+    path: str, space: SearchSpace, data: pa.Table, epochs: NDArray[np.int64]
+) -> tuple[list[str], NDArray[np.int64], dict[str, Any]]:
+    """The ids, which of them each row is about, and further columns of the table: the space's own description, and the parameters."""
     texts = list(zip(*(data[name].to_pylist() for name in space.columns), strict=True))
     starts = range(0, len(texts), _CHUNK)
     workers = min(os.cpu_count() or 1, len(starts))
-    first_row: dict[str, int] = {}
-    parameters, descriptions = array("q"), list[Texts]()
+    first_row: dict[tuple[str, int], int] = {}  # of an architecture and its epochs
+    places: dict[str, int] = {}
+    at, parameters, descriptions = array("q"), array("q"), list[Texts]()
     with reporting(f"reading {posixpath.basename(path)}") as report, _mapped(workers) as mapped:
         for chunk in mapped(_read_rows, [(path, space, start, texts[start : start + _CHUNK]) for start in starts]):
             for arch_id, count, description in chunk:
-                row = len(descriptions) + 1
-                if first_row.setdefault(arch_id, row) != row:
-                    raise TableError(f"rows {first_row[arch_id]} and {row} of {path} describe the same architecture, {arch_id}")
-                parameters.append(count)
-                descriptions.append(description)
-            report(len(descriptions), len(texts))
-    ids, columns = list(first_row), zip(*descriptions, strict=True)
+                row, key = len(at) + 1, (arch_id, int(epochs[len(at)]))
+                if first_row.setdefault(key, row) != row:
+                    what = f"rows {first_row[key]} and {row} of {path} describe the same architecture, {arch_id}"
+                    single = (epochs == epochs[0]).all()
+                    raise TableError(what + ("; --epoch COLUMN tells several budgets apart" if single else f", after {key[1]} epochs"))
+                at.append(places.setdefault(arch_id, len(places)))
+                if at[-1] == len(descriptions):
+                    parameters.append(count)
+                    descriptions.append(description)
+            report(len(at), len(texts))
+    ids, columns = list(places), zip(*descriptions, strict=True)
     shown = {name: list(column) for name, column in zip(space.columns, columns, strict=True) if list(column) != ids}
-    return ids, shown | {"trainable_parameters": parameters}
+    return ids, np.array(at), shown | {"trainable_parameters": parameters}
 
 
 def _read_rows(work: tuple[str, SearchSpace, int, list[Texts]]) -> list[tuple[str, int, Texts]]:

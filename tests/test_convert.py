@@ -88,6 +88,24 @@ def test_a_table_of_darts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert table.extra_at(row, "trainable_parameters") == space.cost(archs["BANANAS"]).parameters
 
 
+@pytest.mark.parametrize("kind", ["parquet", "csv"])
+def test_results_after_several_budgets(shared_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str) -> None:
+    names = {epochs: f"cifar10_valid_accuracy_{epochs}" for epochs in (200, 12)}
+    data = pq.read_table(shared_data / "nasbench201.parquet").slice(0, 300)
+    long = [{"arch": row["arch"], "after": epochs, "valid": row[names[epochs]]} for row in data.to_pylist() for epochs in names]
+    del long[1]  # the first architecture is known after 200 epochs alone
+    path = tmp_path / f"own.{kind}"
+    (pq.write_table if kind == "parquet" else pacsv.write_csv)(pa.Table.from_pylist(long), path)
+    code, printed, _ = run(capsys, path, tmp_path / "t.parquet", "--valid", "valid", "--percent", "--epoch", "after")
+    assert code == 0
+    assert "300 architectures of nasbench201 on cifar10, epochs 12, 200, repeats 1" in printed
+    table = Table.open(tmp_path / "t.parquet")
+    for line in long:
+        assert table.query(line["arch"], line["after"]).valid_accuracy == pytest.approx(line["valid"] / 100)
+    with pytest.raises(TableError, match="no valid_accuracy"):
+        table.query(long[0]["arch"], 12)
+
+
 GOOD = {
     "adjacency": ["0100", "010001000", "010001000"],
     "operations": ["input,output", "input,maxpool3x3,output", "input,conv1x1-bn-relu,output"],
@@ -107,6 +125,16 @@ ARCH = "|none~0|+|none~0|none~1|+|none~0|none~1|{}~2|"
         ({}, ("--valid", "operations"), "the column operations of own.csv must hold numbers"),
         ({}, ("--valid", "accuracy", "--space", "darts"), "for the space darts own.csv lacks the column genotype; its columns are"),
         ({}, ("--valid", "accuracy", "--space", "dart"), "unknown space 'dart'; did you mean 'darts'?"),
+        ({"e": [4, 0, 4]}, ("--valid", "accuracy", "--epoch", "e"), "row 2 of own.csv: e is 0; epochs are at least 1"),
+        ({"e": [4, None, 4]}, ("--valid", "accuracy", "--epoch", "e"), "row 2 of own.csv: e is empty; epochs are at least 1"),
+        ({"e": [4, 4.5, 4]}, ("--valid", "accuracy", "--epoch", "e"), "the column e of own.csv must hold whole numbers"),
+        ({}, ("--valid", "accuracy", "--epoch", "e"), "unknown column of own.csv 'e'"),
+        ({}, ("--valid", "accuracy", "--epoch", "e", "--epochs", "4"), "--epoch COLUMN tells the epochs of each row, and --epochs N"),
+        (
+            {"operations": ["input,output"] + 2 * ["input,maxpool3x3,output"], "e": [4, 4, 4]},
+            ("--valid", "accuracy", "--epoch", "e"),
+            "rows 2 and 3 of own.csv describe the same architecture",
+        ),
         ({}, ("--valid", "accuracy", "--epochs", "0"), "budgets are positive epochs"),
         ({}, ("--valid", "accuracy", "--url", "http://x"), "--url names a mirror for --download"),
         ({"accuracy": [0.5, 93.5, 0.5]}, ("--valid", "accuracy"), "row 2 of own.csv: accuracy is 93.5; accuracies are fractions in [0, 1]"),
