@@ -13,7 +13,7 @@ from raynas.history import History
 from raynas.model.predictors import FittedPredictor, Predictor, make_predictor
 from raynas.model.predictors.base import check_space
 from raynas.spaces import SearchSpace
-from searchers.decisions import Listed, Variables, check_decisions, decide, described, first_new, listed
+from searchers.decisions import Listed, Variables, check_decisions, described, first_new, listed
 from searchers.method import Method, Origin, Proposal
 
 _TRIES = 100  # random completions of a node for one that is new
@@ -24,10 +24,12 @@ _ROLLOUT_TRIES = 5  # of each that is only predicted
 class AlphaX(Method):
     """AlphaX: the tree of decisions is grown where upper confidence bounds are high, and a random completion of the new node evaluated.
 
-    A node is a beginning of the variables of the adjacency encoding, which are decided one after the other. Each round goes down by
-    UCT, mean + 2 Cp sqrt(2 ln n_parent / n), to the first node with a child that is not in the tree yet, adds one, and evaluates a random
-    architecture below it. The value that goes up is the average of its result and of the mean prediction for `rollouts` further ones, by
-    a network that learns from all results (section 3 of the paper; an architecture that is known counts as measured).
+    A node is a beginning of the variables of the adjacency encoding, which are decided one after the other in the space's
+    `decision_order`: on NAS-Bench-101 operations before edges, as in the code of its authors, where a new vertex removes all edges.
+    Each round goes down by UCT, mean + 2 Cp sqrt(2 ln n_parent / n), to the first node with a child that is not in the tree yet, adds
+    one, and evaluates a random architecture below it. The value that goes up is the average of its result and of the mean prediction
+    for `rollouts` further ones, by a network that learns from all results (section 3 of the paper; an architecture that is known counts
+    as measured).
 
     What differs from the code of its authors: the value is the share of all results that are worse, and Cp 0.1. Accuracies with Cp 2
     visit children by turns, as they differ by little: on NAS-Bench-201 the regret after 100 evaluations was 0.53 points with that, 0.44
@@ -114,8 +116,21 @@ class AlphaX(Method):
         return (sum(known) / len(known) if known else None), means[0]
 
 
+def _order(space: SearchSpace) -> tuple[int, ...]:
+    return space.decision_order or tuple(range(len(space.adjacency_sizes)))
+
+
+def _values(space: SearchSpace, node: Sequence[int]) -> Sequence[int]:
+    """What the variable that is decided below a node may be."""
+    return range(space.adjacency_sizes[space.decision_order[len(node)]]) if space.decision_order else space.allowed(node)
+
+
 def _completed(space: SearchSpace, node: Sequence[int], rng: np.random.Generator) -> Variables:
-    return decide(space, lambda _, allowed: allowed[int(rng.integers(len(allowed)))], node)
+    decided = list(node)
+    while len(decided) < len(space.adjacency_sizes):
+        values = _values(space, decided)
+        decided.append(values[int(rng.integers(len(values)))])
+    return tuple([value for _, value in sorted(zip(_order(space), decided, strict=True))])
 
 
 class Tree:
@@ -154,7 +169,7 @@ class Tree:
         """The first child on the way down that was not visited; or a node whose children are all dead, or that has none."""
         node: Variables = ()
         while len(node) < len(self.space.adjacency_sizes):
-            children = [(*node, value) for value in self.space.allowed(node)]
+            children = [(*node, value) for value in _values(self.space, node)]
             alive = [child for child in children if child not in self.dead]
             if not alive:
                 break
@@ -173,10 +188,10 @@ class Tree:
 
     def _completion(self, node: Variables, known: set[str], rng: np.random.Generator) -> Arch | None:
         if len(node) == len(self.space.adjacency_sizes):
-            arch = described(self.space, node)
+            arch = described(self.space, _completed(self.space, node, rng))
             return None if arch is None or arch.id in known else arch
         new = first_new(self.space, lambda: _completed(self.space, node, rng), known, _TRIES)
         if new is None and (rest := listed(self.space)) is not None:
-            below = np.flatnonzero((rest.variables[:, : len(node)] == node).all(axis=1))
+            below = np.flatnonzero((rest.variables[:, _order(self.space)[: len(node)]] == node).all(axis=1))
             new = Listed([rest.archs[i] for i in below], rest.variables[below]).most(rng.random(len(below)), known)
         return None if new is None else new[0]

@@ -18,10 +18,15 @@ _LISTED = 100_000  # architectures up to which those of a space are listed
 
 
 def check_decisions(space: SearchSpace) -> None:
-    """Raises ConfigError unless `space` has an adjacency encoding and can read it back."""
+    """Raises ConfigError unless `space` has an adjacency encoding and can read it back, and its order, if any, is one of the variables."""
     mend = "give it adjacency_sizes, adjacency and from_adjacency, or use another searcher"
     if not space.adjacency_sizes:
         raise ConfigError(f"space {space.name!r} has no adjacency encoding, whose variables this searcher decides on; {mend}")
+    if space.decision_order and sorted(space.decision_order) != list(range(len(space.adjacency_sizes))):
+        raise ConfigError(
+            f"decision_order of the space {space.name!r} must hold each of 0 to {len(space.adjacency_sizes) - 1} once, or nothing, "
+            f"not {space.decision_order}"
+        )
     arch = space.sample(np.random.default_rng(0))
     try:
         again = space.from_adjacency(space.adjacency(arch))
@@ -31,9 +36,9 @@ def check_decisions(space: SearchSpace) -> None:
         raise ConfigError(f"from_adjacency of the space {space.name!r} is no inverse of its adjacency: {arch.id} becomes {again.id}")
 
 
-def decide(space: SearchSpace, choose: Callable[[Sequence[int], Sequence[int]], int], begin: Sequence[int] = ()) -> Variables:
-    """Variables that begin so; `choose` is given those so far and the values that the next may take, of which it returns one."""
-    values = list(begin)
+def decide(space: SearchSpace, choose: Callable[[Sequence[int], Sequence[int]], int]) -> Variables:
+    """Variables; `choose` is given those so far and the values that the next may take, of which it returns one."""
+    values: list[int] = []
     while len(values) < len(space.adjacency_sizes):
         values.append(choose(values, space.allowed(values)))
     return tuple(values)

@@ -8,6 +8,7 @@ from searcher_contract import ToySpace
 
 from raynas.errors import ConfigError
 from raynas.history import History
+from raynas.spaces import SearchSpace, Subset, make_space
 from searchers import AlphaX, Engine
 from searchers.alphax import Tree
 
@@ -35,6 +36,39 @@ def test_every_child_is_visited_once_before_any_grandchild() -> None:
     assert set(nodes[:3]) == {(0,), (1,), (2,)}
     assert all(len(node) == 2 for node in nodes[3:6])
     assert [node[0] for node in nodes[3:6]].count(0) >= 2  # words that begin with a are the best
+
+
+class Reordered(ToySpace):
+    """The last letter is decided on first."""
+
+    decision_order = (2, 0, 1)
+
+
+REORDERED = Reordered(3)
+PART = Subset(REORDERED, [REORDERED.make(word) for word in ("aaa", "aba", "cca", "bbc")])
+
+
+@pytest.mark.parametrize("space", [REORDERED, PART], ids=["whole", "part"])
+def test_decisions_come_in_the_order_of_the_space(space: SearchSpace) -> None:
+    tree, known, rng = Tree(space, 0.1, {}), set[str](), np.random.default_rng(0)
+    while (new := tree.grow(known, rng)) is not None:
+        node, arch = new
+        assert all(arch["word"][place] == "abc"[value] for place, value in zip(space.decision_order, node, strict=False))
+        known.add(arch.id)
+        tree.results = {**tree.results, arch.id: 0.5}
+        tree.add(node, arch.id, None)
+    assert len(known) == space.size
+
+
+def test_which_operations_are_good_is_found_before_the_edges_of_nasbench101() -> None:
+    search, shares = Engine(AlphaX(**QUICK), make_space("nasbench101"), seed=0), []
+    for _ in range(60):
+        suggestion = search.ask()
+        assert suggestion is not None
+        operations = suggestion.arch["operations"][1:-1]
+        shares.append(operations.count("maxpool3x3") / max(len(operations), 1))
+        search.tell(suggestion.arch, shares[-1])
+    assert np.mean(shares[30:]) > np.mean(shares[:10]) + 0.25
 
 
 def test_a_whole_space_is_found_and_then_no_more() -> None:

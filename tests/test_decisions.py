@@ -88,8 +88,17 @@ class Wrong(ToySpace):
         return super().from_adjacency([2 - value for value in variables])
 
 
+class Disordered(ToySpace):
+    """An order in which a variable comes twice."""
+
+    decision_order = (0, 1, 1)
+
+
+MISTAKES = [(Bare(), "no adjacency"), (OneWay(3), "does not say"), (Wrong(3), "no inverse"), (Disordered(3), "each of 0 to 2 once")]
+
+
 @pytest.mark.parametrize("name", DECIDING)
-@pytest.mark.parametrize(("space", "problem"), [(Bare(), "no adjacency"), (OneWay(3), "does not say"), (Wrong(3), "no inverse")])
+@pytest.mark.parametrize(("space", "problem"), MISTAKES)
 def test_a_space_without_decisions_is_told(name: str, space: SearchSpace, problem: str) -> None:
     with pytest.raises(ConfigError, match=problem):
         Engine(make_method(name), space)

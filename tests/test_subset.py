@@ -75,6 +75,7 @@ def test_what_it_does_not_say_is_as_the_space_says_it() -> None:
         "num_paths",
         "truncation",
         "adjacency_sizes",
+        "decision_order",
         "graph_operations",
         "columns",
         "published",

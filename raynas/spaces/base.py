@@ -167,6 +167,9 @@ class SearchSpace(ABC):
         """Values that the next variable of `adjacency` may take after those `before` it; what follows may still describe none."""
         return range(self.adjacency_sizes[len(before)])
 
+    # (A,) the variables as a tree of decisions takes them, the most telling first, without asking `allowed`; (): as they come
+    decision_order: tuple[int, ...] = ()
+
     def operation_pairs(self, arch: Arch) -> NDArray[np.int64]:
         """(k, l) how often each of k operations (or inputs) feeds directly each of l operations (or outputs). Optional."""
         raise OutOfSpaceError(f"space {self.name!r} does not count pairs of operations; use a path encoding")

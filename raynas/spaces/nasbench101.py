@@ -197,6 +197,7 @@ class NASBench101Space(SearchSpace):
     size = 423_624
     truncation = 40  # the paths of at most 3 operations
     adjacency_sizes = (2,) * len(EDGES) + (NUM_OPS,) * MAX_INTERIOR
+    decision_order = (*range(len(EDGES), len(EDGES) + MAX_INTERIOR), *range(len(EDGES)))  # operations, then edges
     graph_operations = GRAPH_OPERATIONS
     fields = columns = ("adjacency", "operations")
     table_epochs = 108
