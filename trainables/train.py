@@ -16,6 +16,7 @@ from trainables.base import Plan
 from trainables.learning.data import Data, load
 from trainables.learning.photos import damage
 from trainables.learning.recipes import Recipe, make_recipe
+from trainables.learning.replay import free
 from trainables.learning.team import dumped
 from trainables.learning.trainer import Trainer, device_name, limit_threads, make_device
 
@@ -94,8 +95,8 @@ class TrainTrial(Trainable):  # type: ignore[misc]  # ray has no types
 
     def _make_trainer(self, micro_batches: int) -> None:
         config = self._settings
-        self._trainer: Trainer | None = None  # frees the memory of one before
-        torch.cuda.empty_cache()
+        self._trainer: Trainer | None = None
+        free()
         data, device = _data(config, self._recipe), make_device(config.get("device", "auto"))
         limits = config.get("max_epochs"), config.get("batch_size"), micro_batches
         self._trainer = Trainer(self._space, self._arch, data, self._recipe, device, config.get("seed", 0), *limits)

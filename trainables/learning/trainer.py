@@ -5,7 +5,7 @@ n: images, c: channels, h and w: height and width in pixels.
 
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from math import cos, isfinite, pi
@@ -30,7 +30,9 @@ from trainables.learning.networks import make_network
 from trainables.learning.networks.counting import count
 from trainables.learning.networks.operations import memory_format
 from trainables.learning.recipes import Recipe
+from trainables.learning.replay import replayed
 from trainables.learning.rmsprop import TensorFlowRMSprop
+from trainables.learning.splits import StreamedSplit
 from trainables.learning.testing import accuracy
 
 FORMAT = 1  # of `Trainer.state_dict`
@@ -165,10 +167,12 @@ class Trainer:
         self.parameters, self.flops = counted.parameters, counted.products
         self.optimizer = _optimizer(recipe, self.network)
         self._model = _compiled(self.network, device) if compiled else self.network
-        self._averaging = self._model  # its gradients are averages over the workers
+        self._averaging: Callable[[Tensor], Any] = self._model  # its gradients are averages over the workers
         if self.workers > 1:
             # A static graph may have layers that are never used. Batch norms are averaged after each epoch instead.
             self._averaging = DistributedDataParallel(self._model, broadcast_buffers=False, static_graph=True)
+        elif micro_batches == 1 and not compiled and not isinstance(data.train, StreamedSplit):  # whose threads a capture would disturb
+            self._averaging = replayed(self.network, device)
         self.normalize = Normalize(data.mean, data.std).to(device)
         self._bf16 = has_bf16(device)
         self._splits = {"train": data.train.to(device), "valid": data.valid.to(device), "test": data.test}  # tested once, batch by batch
