@@ -29,7 +29,6 @@ from trainables.learning.data import Data
 from trainables.learning.networks.operations import memory_format
 from trainables.learning.networks.supernet import Supernet
 from trainables.learning.recipes import RECIPES
-from trainables.learning.replay import replayed
 from trainables.learning.splits import Split
 from trainables.learning.trainer import Trainer, make_device
 
@@ -100,7 +99,7 @@ class Table:
         return time.perf_counter() - start
 
     def times(self, plain: Callable[[], object], ours: Callable[[], object]) -> list[tuple[float, float]]:
-        """Of each round, after two to warm up: a GPU replays from the second on."""
+        """Of each round, after two to warm up: CUDA graphs are captured in the second."""
         return [(self.seconds(plain), self.seconds(ours)) for _ in range(self.rounds + 2)][2:]
 
     def memory(self, plain: float, ours: float) -> None:
@@ -180,12 +179,12 @@ def measure_pieces(table: Table, plain: PlainTraining, trainer: Trainer) -> None
         table.row(f"{name} of a batch", times[2:])
 
 
-def measure_training(setting: Setting, arch: Arch, table: Table, workers: int, float32: bool) -> None:
+def measure_training(setting: Setting, arch: Arch, table: Table, workers: int, float32: bool, graphs: bool) -> None:
     """The rows of the networks: pieces, then whole epochs."""
     device, given = table.device, RECIPES[setting.recipe]
     recipe = replace(given, networks={"darts": setting.network}, epochs=50)
     images = random_images(setting, recipe.batch_size)
-    trainer = Trainer(DARTSSpace(), arch, as_data(images), recipe, device, seed=0)
+    trainer = Trainer(DARTSSpace(), arch, as_data(images), recipe, device, seed=0, graphs=graphs)
     trainer._bf16 = trainer._bf16 and not float32
     plain, alone = (PlainTraining(arch, recipe, setting.side, images, device, n) for n in (workers, 0))
     ((some, _),) = trainer.data.valid.batches([torch.arange(8)], device=device)
@@ -211,12 +210,12 @@ def measure_supernet(setting: Setting, table: Table) -> None:
     count = check_equal(plain, ours, images)
     print(f"supernet: {options}, {count:,} parameters, batches of {setting.batch}")
 
-    def step(network: nn.Module, called: Callable[[Tensor], Tensor], inputs: Tensor) -> None:
+    def step(network: nn.Module, inputs: Tensor) -> None:
         network.train().zero_grad()
-        F.cross_entropy(called(inputs), labels).backward()
+        F.cross_entropy(network(inputs), labels).backward()
 
-    inputs, called = images.contiguous(memory_format=layout), replayed(ours, device)
-    times = table.times(lambda: step(plain, plain, images), lambda: step(ours, called, inputs))
+    inputs = images.contiguous(memory_format=layout)
+    times = table.times(lambda: step(plain, images), lambda: step(ours, inputs))
     table.row("gradients of all weights", times, setting.batch)
     table.memory(held(plain, images), held(ours, inputs))
 
@@ -231,6 +230,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, help="of PyTorch; by default as many as it takes")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--float32", action="store_true", help="ours in float32 on a GPU, too")
+    parser.add_argument("--cuda-graphs", action="store_true", help="ours replays its steps on a GPU")
     arguments = parser.parse_args()
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
@@ -243,7 +243,7 @@ def main() -> None:
         print(f"\n{setting}")
         table = Table(device, arguments.rounds)
         arch = DARTSSpace(with_none=True).from_genotype(**GENOTYPES[arguments.arch])
-        measure_training(SETTINGS[setting], arch, table, arguments.workers, arguments.float32)
+        measure_training(SETTINGS[setting], arch, table, arguments.workers, arguments.float32, arguments.cuda_graphs)
         measure_supernet(SETTINGS[setting], table)
 
 

@@ -10,10 +10,9 @@ from torch import Tensor, nn
 
 from raynas.spaces import make_space
 from raynas.spaces.darts import GENOTYPES, DARTSSpace
-from trainables.learning.bilevel import second_order_gradients
+from trainables.learning import trainer as trainer_module
 from trainables.learning.data import load
 from trainables.learning.networks import make_network
-from trainables.learning.networks.supernet import Supernet
 from trainables.learning.recipes import make_recipe
 from trainables.learning.replay import Replayed, free, replayed
 from trainables.learning.trainer import Trainer
@@ -95,7 +94,6 @@ def test_networks_are_replayed_on_a_gpu_alone_and_only_those_that_say_they_can()
         network = make_network(made, made.sample(np.random.default_rng(0)), 10, 8, 1, **make_recipe("quick", made).networks[space])
         assert replayed(network, CPU) is network
         assert isinstance(replayed(network, GPU), Replayed)
-    assert isinstance(replayed(Supernet(10, 8, 1, channels=4, layers=3), GPU), Replayed)
     other = nn.Linear(1, 1)
     assert replayed(other, GPU) is other
 
@@ -109,7 +107,7 @@ def test_a_replayed_training_is_like_one_that_is_not(space: str) -> None:
     data, losses = load("digits", 0, recipe.validation), []
     for eager in (False, True):
         with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
-            trainer = Trainer(made, arch, data, recipe, GPU, seed=0, epochs=3)
+            trainer = Trainer(made, arch, data, recipe, GPU, seed=0, epochs=3, graphs=True)
             trainer._bf16 = False
             called = trainer._averaging
             assert isinstance(called, Replayed)
@@ -121,33 +119,25 @@ def test_a_replayed_training_is_like_one_that_is_not(space: str) -> None:
 
 
 @on_gpu
-@pytest.mark.parametrize("partial", [1, 2])
-def test_second_order_gradients_of_a_replayed_supernet_are_right(partial: int) -> None:
-    torch.manual_seed(0)
-    network = Supernet(10, 8, 1, channels=4, layers=3, partial=partial).to(GPU).train()
-    optimizer = torch.optim.SGD(network.weights(), 0.025, 0.9, weight_decay=3e-4)
-    called, (x, z), y = replayed(network, GPU), torch.randn(2, 16, 1, 8, 8, device=GPU), torch.randint(10, (16,), device=GPU)
-
-    def gradients(function: Any) -> Tensor:
-        losses = (lambda: nn.functional.cross_entropy(function(x), y)), (lambda: nn.functional.cross_entropy(function(z), y))
-        return torch.cat([g.flatten() for g in second_order_gradients(*losses, network.weights(), network.architecture(), optimizer)])
-
-    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        expected = gradients(network)
-        gradients(called)
-        assert called._captured[0] is not None  # type: ignore[union-attr]
-        assert torch.linalg.norm(gradients(called) - expected) < 1e-3 * torch.linalg.norm(expected)
-
-
-@on_gpu
 def test_a_training_that_is_dropped_leaves_no_memory_behind() -> None:
     made = make_space("darts")
     recipe = make_recipe("quick", made)
     data, kept = load("digits", 0, recipe.validation), []
     for _ in range(3):
-        trainer = Trainer(made, ARCH, data, recipe, GPU, seed=0)
+        trainer = Trainer(made, ARCH, data, recipe, GPU, seed=0, graphs=True)
         trainer.train_epoch()
         del trainer
         free()
         kept.append(torch.cuda.memory_reserved())
     assert kept[2] <= kept[0]
+
+
+def test_a_training_replays_only_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(trainer_module, "replayed", lambda network, device: asked.append(device) or network)
+    made = make_space("darts")
+    recipe = make_recipe("quick", made)
+    data = load("digits", 0, recipe.validation)
+    for options in ({}, {"graphs": True, "micro_batches": 2}, {"graphs": True}):
+        Trainer(made, ARCH, data, recipe, CPU, seed=0, **options)
+    assert asked == [CPU]

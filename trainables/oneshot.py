@@ -26,7 +26,6 @@ from trainables.learning.augmentation import random_crop, random_flip
 from trainables.learning.bilevel import second_order_gradients
 from trainables.learning.data import Data, View, load
 from trainables.learning.networks.supernet import Supernet
-from trainables.learning.replay import replayed
 from trainables.learning.splits import Split, StreamedSplit
 from trainables.learning.trainer import Normalize, TrainingError, limit_threads, make_device
 
@@ -174,7 +173,6 @@ class OneShotTrial(Trainable):  # type: ignore[misc]  # ray has no types
         with torch.random.fork_rng([]):
             torch.manual_seed(self._seed)
             self._supernet = _supernet(options, self._data).to(self._device)
-        self._mixture = replayed(self._supernet, self._device)
         self._weights = self._supernet.weights()
         self._optimizer = torch.optim.SGD(self._weights, options.learning_rate, options.momentum, weight_decay=options.weight_decay)
         self._normalize = Normalize(self._data.mean, self._data.std).to(self._device)
@@ -240,8 +238,7 @@ class OneShotTrial(Trainable):  # type: ignore[misc]  # ray has no types
         return Batch(self._normalize(images), labels)
 
     def _loss(self, batch: Batch, arch: Arch | None = None) -> Tensor:
-        logits = self._mixture(batch.images) if arch is None else self._supernet(batch.images, arch)
-        return F.cross_entropy(logits, batch.labels)
+        return F.cross_entropy(self._supernet(batch.images, arch), batch.labels)
 
     @torch.no_grad()
     def _accuracy(self, arch: Arch | None, indices: Tensor | None = None) -> float:

@@ -25,26 +25,21 @@ def second_order_gradients(
     """
     (group,) = optimizer.param_groups
     rate, old = group["lr"], [weight.detach().clone() for weight in weights]
-    moves = torch._foreach_add(_gradients(train_loss, weights), old, alpha=group["weight_decay"])
+    moves = torch._foreach_add(list(torch.autograd.grad(train_loss(), weights)), old, alpha=group["weight_decay"])
     for move, weight in zip(moves, weights, strict=True):
         momentum = optimizer.state.get(weight, {}).get("momentum_buffer")
         if momentum is not None:
             move.add_(momentum, alpha=group["momentum"])
     _assign(weights, torch._foreach_add(old, moves, alpha=-rate))
-    gradients = _gradients(valid_loss, [*alphas, *weights])
-    direct, direction = gradients[: len(alphas)], gradients[len(alphas) :]
+    gradients = torch.autograd.grad(valid_loss(), [*alphas, *weights])
+    direct, direction = gradients[: len(alphas)], list(gradients[len(alphas) :])
     length = radius / float(nn.utils.get_total_norm(direction).clamp(min=1e-12))
     sides = []
     for sign in (1, -1):
         _assign(weights, torch._foreach_add(old, direction, alpha=sign * length))
-        sides.append(_gradients(train_loss, alphas))
+        sides.append(torch.autograd.grad(train_loss(), alphas))
     _assign(weights, old)
     return [d - rate * (plus - minus) / (2 * length) for d, plus, minus in zip(direct, *sides, strict=True)]
-
-
-def _gradients(loss: Callable[[], Tensor], parameters: Sequence[nn.Parameter]) -> list[Tensor]:
-    """Copied, as those of a network that is replayed lie where the next ones will."""
-    return [gradient.clone() for gradient in torch.autograd.grad(loss(), parameters)]
 
 
 @torch.no_grad()

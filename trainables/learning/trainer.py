@@ -128,6 +128,7 @@ class Trainer:
         batch_size: of all processes together; None: that of the recipe.
         micro_batches: parts into which a batch is divided to save memory; gradients add up, batch norms see the parts.
         compiled: whether torch.compile makes the network faster; it needs a C++ compiler, and takes its time at first.
+        graphs: whether a GPU replays training steps from CUDA graphs, see `replay`; without effect where one of the others counts.
 
     Raises:
         ConfigError: the network does not fit the images, or the batch not the number of processes; or nothing can be compiled here.
@@ -145,11 +146,12 @@ class Trainer:
         batch_size: int | None = None,
         micro_batches: int = 1,
         compiled: bool = False,
+        graphs: bool = False,
     ) -> None:
         self.space, self.arch, self.data, self.recipe, self.device, self.seed = space, arch, data, recipe, device, seed
         self.epochs = recipe.epochs if epochs is None else epochs
         self.batch_size = recipe.batch_size if batch_size is None else batch_size
-        self.micro_batches, self.compiled = micro_batches, compiled
+        self.micro_batches, self.compiled, self.graphs = micro_batches, compiled, graphs
         if self.epochs < 1 or self.batch_size < 2:
             raise ConfigError(
                 f"a training needs at least 1 epoch and batches of at least 2 images, not {self.epochs} and {self.batch_size}"
@@ -171,7 +173,9 @@ class Trainer:
         if self.workers > 1:
             # A static graph may have layers that are never used. Batch norms are averaged after each epoch instead.
             self._averaging = DistributedDataParallel(self._model, broadcast_buffers=False, static_graph=True)
-        elif micro_batches == 1 and not compiled and not isinstance(data.train, StreamedSplit):  # whose threads a capture would disturb
+        elif (
+            graphs and micro_batches == 1 and not compiled and not isinstance(data.train, StreamedSplit)
+        ):  # whose threads a capture would disturb
             self._averaging = replayed(self.network, device)
         self.normalize = Normalize(data.mean, data.std).to(device)
         self._bf16 = has_bf16(device)
@@ -332,7 +336,7 @@ class Trainer:
     @property
     def arguments(self) -> dict[str, Any]:
         """With which another Trainer, on any device, trains in the same way."""
-        names = ("space", "arch", "data", "recipe", "seed", "epochs", "batch_size", "micro_batches", "compiled")
+        names = ("space", "arch", "data", "recipe", "seed", "epochs", "batch_size", "micro_batches", "compiled", "graphs")
         return {name: getattr(self, name) for name in names}
 
     def state_dict(self) -> dict[str, Any]:

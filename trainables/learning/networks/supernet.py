@@ -130,8 +130,6 @@ class Supernet(nn.Module):
         ConfigError: a count is too small, the image does not fit, or `partial` does not divide the channels.
     """
 
-    branch = None  # see `learning.replay`
-
     def __init__(
         self, classes: int, image_size: int = 32, image_channels: int = 3, channels: int = 16, layers: int = 8, partial: int = 1
     ) -> None:
