@@ -12,6 +12,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,10 +24,12 @@ from torch import Tensor, nn
 
 from raynas.arch import Arch
 from raynas.spaces.darts import GENOTYPES, DARTSSpace
-from trainables.learning.data import Data, Split
+from trainables.learning.augmentation import augmented
+from trainables.learning.data import Data
 from trainables.learning.networks.operations import memory_format
 from trainables.learning.networks.supernet import Supernet
 from trainables.learning.recipes import RECIPES
+from trainables.learning.splits import Split
 from trainables.learning.trainer import Trainer, make_device
 
 
@@ -58,12 +61,13 @@ def random_images(setting: Setting, batch_size: int) -> dict[str, tuple[NDArray[
 
 def as_data(images: Mapping[str, Any]) -> Data:
     train, valid = (Split(torch.from_numpy(x).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(y)) for x, y in images.values())
-    return Data("random", train, valid, valid, CLASSES, train.images.shape[2], 3, (MEAN,) * 3, (STD,) * 3, mirrored=True)
+    names, statistics = tuple(map(str, range(CLASSES))), ((MEAN,) * 3, (STD,) * 3)
+    return Data("random", train, valid, valid, CLASSES, train.images.shape[2], 3, *statistics, mirrored=True, class_names=names)
 
 
 def check_equal(plain: nn.Module, ours: nn.Module, images: Tensor) -> int:
     """Gives `ours` the weights of `plain`, checks that they compute the same, and returns how many there are."""
-    with torch.no_grad():
+    with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         for a, b in zip([*plain.parameters(), *plain.buffers()], [*ours.parameters(), *_statistics(ours)], strict=True):
             assert a.shape == b.shape, f"{a.shape} in the plain network, {b.shape} in ours"
             b.copy_(a)
@@ -95,8 +99,8 @@ class Table:
         return time.perf_counter() - start
 
     def times(self, plain: Callable[[], object], ours: Callable[[], object]) -> list[tuple[float, float]]:
-        """Of each round, after one to warm up."""
-        return [(self.seconds(plain), self.seconds(ours)) for _ in range(self.rounds + 1)][1:]
+        """Of each round, after two to warm up: CUDA graphs are captured in the second."""
+        return [(self.seconds(plain), self.seconds(ours)) for _ in range(self.rounds + 2)][2:]
 
     def memory(self, plain: float, ours: float) -> None:
         print(f"{'kept for the gradients, MB':38s} {plain:10,.1f} {ours:10,.1f} {plain / ours:7.2f}")
@@ -138,11 +142,12 @@ def measure_pieces(table: Table, plain: PlainTraining, trainer: Trainer) -> None
     def our_input() -> tuple[Tensor, Tensor]:
         batch = torch.randperm(len(train), generator=generator, device=device)[: recipe.batch_size]
         ((images, labels),) = train.batches([batch])
-        return trainer._formatted(trainer._augmented(images, generator)), labels
+        changed = augmented(images, trainer.data, recipe, trainer.normalize, generator, partial(trainer._seed_of, 0))
+        return trainer._formatted(changed), labels
 
     def our_loss(images: Tensor, labels: Tensor) -> Tensor:
         with trainer._autocast():
-            outputs = trainer.network(images)
+            outputs = trainer._averaging(images)
             logits, extra = outputs if isinstance(outputs, tuple) else (outputs, None)
             loss = F.cross_entropy(logits, labels)
             return loss if extra is None else loss + recipe.auxiliary_weight * F.cross_entropy(extra, labels)
@@ -160,7 +165,7 @@ def measure_pieces(table: Table, plain: PlainTraining, trainer: Trainer) -> None
     for network in (plain.network, trainer.network):
         network.train()
         network.drop_path_prob = recipe.drop_path / 2
-    for _ in range(table.rounds + 1):
+    for _ in range(table.rounds + 2):
         plain.optimizer.zero_grad()
         trainer.optimizer.zero_grad()
         steps = {
@@ -171,15 +176,16 @@ def measure_pieces(table: Table, plain: PlainTraining, trainer: Trainer) -> None
         for name, (first, second) in steps.items():
             rows[name].append((table.seconds(first), table.seconds(second)))
     for name, times in rows.items():
-        table.row(f"{name} of a batch", times[1:])
+        table.row(f"{name} of a batch", times[2:])
 
 
-def measure_training(setting: Setting, arch: Arch, table: Table, workers: int) -> None:
+def measure_training(setting: Setting, arch: Arch, table: Table, workers: int, float32: bool, graphs: bool) -> None:
     """The rows of the networks: pieces, then whole epochs."""
     device, given = table.device, RECIPES[setting.recipe]
     recipe = replace(given, networks={"darts": setting.network}, epochs=50)
     images = random_images(setting, recipe.batch_size)
-    trainer = Trainer(DARTSSpace(), arch, as_data(images), recipe, device, seed=0)
+    trainer = Trainer(DARTSSpace(), arch, as_data(images), recipe, device, seed=0, graphs=graphs)
+    trainer._bf16 = trainer._bf16 and not float32
     plain, alone = (PlainTraining(arch, recipe, setting.side, images, device, n) for n in (workers, 0))
     ((some, _),) = trainer.data.valid.batches([torch.arange(8)], device=device)
     example = trainer.normalize(some)
@@ -209,7 +215,8 @@ def measure_supernet(setting: Setting, table: Table) -> None:
         F.cross_entropy(network(inputs), labels).backward()
 
     inputs = images.contiguous(memory_format=layout)
-    table.row("gradients of all weights", table.times(lambda: step(plain, images), lambda: step(ours, inputs)), setting.batch)
+    times = table.times(lambda: step(plain, images), lambda: step(ours, inputs))
+    table.row("gradients of all weights", times, setting.batch)
     table.memory(held(plain, images), held(ours, inputs))
 
 
@@ -222,6 +229,8 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2, help="processes that load images for the plain training; the original has 2")
     parser.add_argument("--threads", type=int, help="of PyTorch; by default as many as it takes")
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--float32", action="store_true", help="ours in float32 on a GPU, too")
+    parser.add_argument("--cuda-graphs", action="store_true", help="ours replays its steps on a GPU")
     arguments = parser.parse_args()
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
@@ -233,7 +242,8 @@ def main() -> None:
     for setting in arguments.settings.split(","):
         print(f"\n{setting}")
         table = Table(device, arguments.rounds)
-        measure_training(SETTINGS[setting], DARTSSpace(with_none=True).from_genotype(**GENOTYPES[arguments.arch]), table, arguments.workers)
+        arch = DARTSSpace(with_none=True).from_genotype(**GENOTYPES[arguments.arch])
+        measure_training(SETTINGS[setting], arch, table, arguments.workers, arguments.float32, arguments.cuda_graphs)
         measure_supernet(SETTINGS[setting], table)
 
 

@@ -2,7 +2,7 @@
 
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any, TypedDict, TypeVar
 
@@ -178,5 +178,13 @@ def provenance() -> dict[str, Any]:
     return {
         "commit": commit,
         "dirty": None if commit is None else dirty == "dirty",
-        "versions": {package: version(package) for package in packages},
+        "versions": {package: _version(package) for package in packages},
     }
+
+
+def _version(package: str) -> str | None:
+    """None of what is not installed, as raynas itself where its folder is on the path."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -70,12 +70,13 @@ class TrainConfig(BaseModel):
     workers: int = Field(1, gt=0, description="processes that train together, each on a GPU if there are any, else on a CPU core")
     address: str | None = Field(None, description="Ray cluster of the workers; without it a running one on this machine, else a new one")
     compile: bool = Field(False, description="lets torch.compile make the network faster; needs a C++ compiler")
+    cuda_graphs: bool = Field(False, description="lets a GPU replay training steps: less work for the CPU, more memory on the GPU")
     data_dir: str | None = Field(None, description="where data sets are kept; without it, ~/.cache/raynas")
     export: str | None = Field(None, description="also writes the trained network as torch-export (model.pt2) or onnx (model.onnx)")
     out: str | None = Field(None, description="folder of the training: a path or a URI; without it, a new one in runs/")
 
 
-RESUMABLE = frozenset({"batch_size", "device", "workers", "address", "compile", "data_dir", "export"})
+RESUMABLE = frozenset({"batch_size", "device", "workers", "address", "compile", "cuda_graphs", "data_dir", "export"})
 """What may differ when a training is resumed."""
 
 
@@ -212,7 +213,7 @@ def train(config: TrainConfig, out: str, resume: bool = False) -> int:
         check_format(config.export)
     data = load(config.dataset, config.seed, recipe.validation, config.data_dir, recipe.view)
     limits = config.epochs, config.batch_size
-    trainer = Trainer(space, arch, data, recipe, team.device, config.seed, *limits, compiled=config.compile)
+    trainer = Trainer(space, arch, data, recipe, team.device, config.seed, *limits, compiled=config.compile, graphs=config.cuda_graphs)
     with Lock(out, _resume_command(out)) as lock, ExitStack() as stack:
         if resume:
             restore(trainer, out)

@@ -72,6 +72,11 @@ def no_network(arch: Arch, classes: int, image_size: int, image_channels: int, m
     return None
 
 
+def hungry_network(arch: Arch, classes: int, image_size: int, image_channels: int) -> nn.Module:
+    """One for which the memory of a GPU does not suffice."""
+    raise torch.OutOfMemoryError("no memory is left")
+
+
 class WideSpace(NASBench201Space):
     """A space with a network of the user's own."""
 
@@ -95,6 +100,12 @@ def test_every_space_has_a_network_and_users_bring_their_own(monkeypatch: pytest
             make_network(WideSpace(), arch, 3)
     with pytest.raises(ConfigError, match=r"raised ValueError in line \d+ of .*test_own_training.py: two lines$"):
         make_network(WideSpace(), arch, 3, message="two\nlines")
+
+
+def test_lack_of_memory_is_no_mistake_in_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(WideSpace, "network", f"{__name__}:hungry_network")
+    with pytest.raises(torch.OutOfMemoryError):
+        make_network(WideSpace(), make_space("nasbench201").sample(np.random.default_rng(0)), 3)
 
 
 @pytest.mark.parametrize("name", SPACES)

@@ -20,6 +20,7 @@ from tests.photographs import CLASSES, write_photographs
 from trainables.learning.augmentation import middle
 from trainables.learning.model_file import read_model
 from trainables.learning.photos import pixels
+from trainables.learning.trainer import device_name, make_device
 
 ROOT = Path(__file__).resolve().parents[1]
 CELL = "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|skip_connect~0|nor_conv_3x3~1|nor_conv_3x3~2|"
@@ -67,7 +68,7 @@ def test_the_report_counts_what_predict_says(trained: Path, capsys: pytest.Captu
         assert entry["accuracy"] == pytest.approx(confusion[i, i] / confusion[i].sum())
     assert 0 < result["latency_ms"] < 1000
     assert result["model_bytes"] == (trained / "model.pt").stat().st_size
-    assert result["device"] == "cpu"
+    assert result["device"] == device_name(make_device("auto"))
 
 
 def test_the_table(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:

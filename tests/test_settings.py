@@ -2,6 +2,7 @@
 
 import ast
 import json
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -197,3 +198,15 @@ def test_slots_that_are_not_there(caplog: pytest.LogCaptureFixture) -> None:
 def test_a_method_with_its_settings_is_a_searcher() -> None:
     values = plain({"searcher": Bananas(pool=50, rates=(1.0,)), "searcher_options": {"climbs": 1}})
     assert values == {"searcher": "bananas", "searcher_options": {"pool": 50, "rates": (1.0,), "climbs": 1}}
+
+
+def test_what_is_not_installed_has_no_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As raynas itself, where its folder is on PYTHONPATH."""
+
+    def version(package: str) -> str:
+        if package == "raynas":
+            raise PackageNotFoundError(package)
+        return "1.0"
+
+    monkeypatch.setattr(raynas.config, "version", version)
+    assert raynas.config.provenance()["versions"] == {"raynas": None, "ray": "1.0", "torch": "1.0", "numpy": "1.0", "pyarrow": "1.0"}

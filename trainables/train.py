@@ -16,6 +16,7 @@ from trainables.base import Plan
 from trainables.learning.data import Data, load
 from trainables.learning.photos import damage
 from trainables.learning.recipes import Recipe, make_recipe
+from trainables.learning.replay import free
 from trainables.learning.team import dumped
 from trainables.learning.trainer import Trainer, device_name, limit_threads, make_device
 
@@ -33,8 +34,8 @@ class TrainTrial(Trainable):  # type: ignore[misc]  # ray has no types
     Config: `arch` (the form of `Arch.to_config`), `space` (a name or module:Class), `space_options` ({}), `dataset` (see
     `learning.data.load`), `max_epochs` (None: those of the recipe; the learning rate falls to 0 over them), `seed` (0: of the validation
     images and of the training, the same for all trials), `recipe` (see `make_recipe`; None: that of the publication, for digits
-    `quick`), `data_dir` (None: ~/.cache/raynas), `batch_size` (None: that of the recipe) and `device` ("auto"). A trial has its own
-    working directory, so paths must be absolute.
+    `quick`), `data_dir` (None: ~/.cache/raynas), `batch_size` (None: that of the recipe), `device` ("auto") and `cuda_graphs` (False:
+    whether a GPU replays training steps). A trial has its own working directory, so paths must be absolute.
 
     Each report has `epoch`, `valid_accuracy`, `test_accuracy` (None: a search must not see it), `train_loss`, `train_seconds` (of all
     epochs so far), `network_parameters` and `network_flops` (of the network as it is trained, with auxiliary head and for these images;
@@ -61,6 +62,7 @@ class TrainTrial(Trainable):  # type: ignore[misc]  # ray has no types
         data_dir: str | None = None,
         batch_size: int | None = None,
         device: str = "auto",
+        cuda_graphs: bool = False,
         **others: Any,
     ) -> Plan:
         """Loads the data and builds one network and its optimizer, so that what cannot work is found before the first trial."""
@@ -94,11 +96,12 @@ class TrainTrial(Trainable):  # type: ignore[misc]  # ray has no types
 
     def _make_trainer(self, micro_batches: int) -> None:
         config = self._settings
-        self._trainer: Trainer | None = None  # frees the memory of one before
-        torch.cuda.empty_cache()
+        self._trainer: Trainer | None = None
+        free()
         data, device = _data(config, self._recipe), make_device(config.get("device", "auto"))
         limits = config.get("max_epochs"), config.get("batch_size"), micro_batches
-        self._trainer = Trainer(self._space, self._arch, data, self._recipe, device, config.get("seed", 0), *limits)
+        graphs = config.get("cuda_graphs", False)
+        self._trainer = Trainer(self._space, self._arch, data, self._recipe, device, config.get("seed", 0), *limits, graphs=graphs)
 
     def step(self) -> dict[str, Any]:
         before = self._saved()

@@ -4,15 +4,17 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
+
 from raynas.errors import ConfigError, RaynasError
 
 
 @contextmanager
 def blamed(what: str, kind: type[RaynasError] = ConfigError) -> Iterator[None]:
-    """Within it any error but our own becomes one of this kind: "`what` raised ValueError in line 3 of mine.py: ..."."""
+    """Within it any error but our own and lack of memory becomes one of this kind: "`what` raised ValueError in line 3 of mine.py: ..."."""
     try:
         yield
-    except RaynasError:
+    except (RaynasError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # whatever a user's code does
         where = traceback.extract_tb(error.__traceback__)[-1]

@@ -5,7 +5,7 @@ n: images, c: channels, h and w: height and width in pixels.
 
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from math import cos, isfinite, pi
@@ -30,7 +30,9 @@ from trainables.learning.networks import make_network
 from trainables.learning.networks.counting import count
 from trainables.learning.networks.operations import memory_format
 from trainables.learning.recipes import Recipe
+from trainables.learning.replay import replayed
 from trainables.learning.rmsprop import TensorFlowRMSprop
+from trainables.learning.splits import StreamedSplit
 from trainables.learning.testing import accuracy
 
 FORMAT = 1  # of `Trainer.state_dict`
@@ -126,6 +128,7 @@ class Trainer:
         batch_size: of all processes together; None: that of the recipe.
         micro_batches: parts into which a batch is divided to save memory; gradients add up, batch norms see the parts.
         compiled: whether torch.compile makes the network faster; it needs a C++ compiler, and takes its time at first.
+        graphs: whether a GPU replays training steps from CUDA graphs, see `replay`; without effect where one of the others counts.
 
     Raises:
         ConfigError: the network does not fit the images, or the batch not the number of processes; or nothing can be compiled here.
@@ -143,11 +146,12 @@ class Trainer:
         batch_size: int | None = None,
         micro_batches: int = 1,
         compiled: bool = False,
+        graphs: bool = False,
     ) -> None:
         self.space, self.arch, self.data, self.recipe, self.device, self.seed = space, arch, data, recipe, device, seed
         self.epochs = recipe.epochs if epochs is None else epochs
         self.batch_size = recipe.batch_size if batch_size is None else batch_size
-        self.micro_batches, self.compiled = micro_batches, compiled
+        self.micro_batches, self.compiled, self.graphs = micro_batches, compiled, graphs
         if self.epochs < 1 or self.batch_size < 2:
             raise ConfigError(
                 f"a training needs at least 1 epoch and batches of at least 2 images, not {self.epochs} and {self.batch_size}"
@@ -165,10 +169,14 @@ class Trainer:
         self.parameters, self.flops = counted.parameters, counted.products
         self.optimizer = _optimizer(recipe, self.network)
         self._model = _compiled(self.network, device) if compiled else self.network
-        self._averaging = self._model  # its gradients are averages over the workers
+        self._averaging: Callable[[Tensor], Any] = self._model  # its gradients are averages over the workers
         if self.workers > 1:
             # A static graph may have layers that are never used. Batch norms are averaged after each epoch instead.
             self._averaging = DistributedDataParallel(self._model, broadcast_buffers=False, static_graph=True)
+        elif (
+            graphs and micro_batches == 1 and not compiled and not isinstance(data.train, StreamedSplit)
+        ):  # whose threads a capture would disturb
+            self._averaging = replayed(self.network, device)
         self.normalize = Normalize(data.mean, data.std).to(device)
         self._bf16 = has_bf16(device)
         self._splits = {"train": data.train.to(device), "valid": data.valid.to(device), "test": data.test}  # tested once, batch by batch
@@ -328,7 +336,7 @@ class Trainer:
     @property
     def arguments(self) -> dict[str, Any]:
         """With which another Trainer, on any device, trains in the same way."""
-        names = ("space", "arch", "data", "recipe", "seed", "epochs", "batch_size", "micro_batches", "compiled")
+        names = ("space", "arch", "data", "recipe", "seed", "epochs", "batch_size", "micro_batches", "compiled", "graphs")
         return {name: getattr(self, name) for name in names}
 
     def state_dict(self) -> dict[str, Any]:

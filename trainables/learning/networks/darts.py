@@ -209,6 +209,11 @@ class DARTSNetwork(nn.Module):
         self.drop_path_prob = 0.0
 
     @property
+    def branch(self) -> bool:
+        """What decides which operations run, see `replayed`."""
+        return self._drops_paths
+
+    @property
     def drop_path_prob(self) -> float:
         return self._drop_path_prob
 

@@ -56,6 +56,8 @@ class MobileNetwork(nn.Module):
     least 4 pixels: of images of 32 pixels, the first two.
     """
 
+    branch = None  # see `learning.replay`
+
     def __init__(
         self,
         choices: Mapping[str, Any],

@@ -70,6 +70,8 @@ class NASBench101Network(nn.Module):
     some 1,500 steps; a training of fewer steps needs a larger one. Weights start as in the publication.
     """
 
+    branch = None  # see `learning.replay`
+
     def __init__(
         self,
         arch: Arch,

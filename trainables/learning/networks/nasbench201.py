@@ -57,6 +57,8 @@ class NASBench201Network(nn.Module):
     large images: above 64 pixels, the stem consists of strided convolutions, until the side is at most 64.
     """
 
+    branch = None  # see `learning.replay`
+
     def __init__(
         self, arch: Arch, classes: int, image_size: int = 32, image_channels: int = 3, channels: int = 16, stages: int = 3, cells: int = 5
     ) -> None:
