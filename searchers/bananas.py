@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
-from searchers.surrogate import Encoded
+from searchers.several import SeveralObjectives
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bananas(Encoded):
+class Bananas(SeveralObjectives):
     """An ensemble of networks predicts the metric from an encoding; the candidates of highest acquisition are proposed.
 
     Each fit starts from scratch on everything observed (algorithm 1 of the paper). The defaults differ from the paper's where
@@ -60,3 +60,5 @@ class BananasPaper(Bananas):
     climbs: int = 0
     exploration: float = 1.0
     patience: int | None = None
+
+    several: ClassVar[bool] = False

@@ -160,10 +160,15 @@ def test_objectives_of_ones_own(tmp_path: Path) -> None:
     best = storage.read_json(str(tmp_path / "run"), "best.json")
     assert best["latency"] == min(row["latency"] for row in found)
     assert f"latency             {best['latency']:.6g} ms" in done.stdout
+    front = results.read_front(str(tmp_path / "run")).to_pylist()
+    assert best["arch_id"] in {row["arch_id"] for row in front}
+    assert {row["trial_id"] for row in front} <= {row["trial_id"] for row in found}
+    assert f"Front:       {len(front)} architecture" in done.stdout
+    assert "above the worst of the first trials (latency " in done.stdout
     declared = search(tmp_path, *flags[:-1], "other", "--objective", "latency", "--set", "metrics.latency.low=1000")
     assert declared.returncode == 1
     assert "is outside of [1000, inf]" in declared.stdout
-    one = search(tmp_path, *flags[:3], "bananas", "--out", "x", "--objective", "-latency", "--objective", "valid_accuracy")
+    one = search(tmp_path, *flags[:3], "tpe", "--out", "x", "--objective", "-latency", "--objective", "valid_accuracy")
     assert (one.returncode, one.stderr.count("\n")) == (2, 1)
     assert "one objective, not 2" in one.stderr
 
