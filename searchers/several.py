@@ -24,6 +24,7 @@ from searchers.surrogate import Encoded, Learned, learned
 
 _TIE = 1e-6  # of what promises no improvement the least hopeless is preferred, by this much
 _MARGIN = 0.1  # of its span, by which the reference of each objective is worse than all that was observed: ends of the front count, too
+_ROUNDS = 40  # in which a batch is chosen: of more, some at once
 _BROKEN = 10.0  # in the units of objectives: what is beyond a limit is worse than anything within
 
 
@@ -86,10 +87,8 @@ class Points(NamedTuple):
 
     def promise(self, front: Floats) -> Floats:
         """(n,) mean over the draws of the hypervolume that each adds to a front (f, m), nothing where it breaks a limit."""
-        broken = np.maximum(-self.margins, 0.0).sum(axis=-1)  # (s, n)
-        gained = improvement(self.objectives, undominated(front, np.zeros(self.objectives.shape[-1])))
-        lacking = np.maximum(shortfall(self.objectives, front), 0.0) if len(front) else 0.0
-        mean: Floats = np.where(broken > 0, -_TIE * (_BROKEN + broken), gained - _TIE * lacking).mean(axis=0)
+        boxes = undominated(front, np.zeros(self.objectives.shape[-1]))
+        mean: Floats = np.mean([_gain(*draw, front, boxes) for draw in zip(self.objectives, self.margins, strict=True)], axis=0)
         return mean
 
     def joining(self, front: Floats, indices: Sequence[int]) -> Floats:
@@ -97,6 +96,13 @@ class Points(NamedTuple):
         kept = [i for i in indices if (self.margins[0, i] >= 0).all()]
         points = np.concatenate([front, self.objectives[0, kept]])
         return points[non_dominated(points)]
+
+
+def _gain(objectives: Floats, margins: Floats, front: Floats, boxes: Floats) -> Floats:
+    """(n,) of one draw, (n, m) and (n, l); `boxes`: what the front leaves. One draw at a time, as boxes may be many."""
+    broken = np.maximum(-margins, 0.0).sum(axis=-1)
+    lacking = np.maximum(shortfall(objectives, front), 0.0) if len(front) else 0.0
+    return np.where(broken > 0, -_TIE * (_BROKEN + broken), improvement(objectives, boxes) - _TIE * lacking)
 
 
 class Outlook(NamedTuple):
@@ -170,12 +176,14 @@ class SeveralObjectives(Encoded):
         pool = self.climb(space, history, rng, count, pool, lambda archs: outlook.forecasts(archs).expected().promise(front), lineage)
         forecasts = outlook.forecasts(pool)
         expected, chosen, scores = forecasts.expected(), list[int](), list[float]()
-        for _ in range(min(count, len(pool))):
+        count = min(count, len(pool))
+        while len(chosen) < count:
             score = forecasts.draws(self.draws, rng).promise(front)
             score[chosen] = -np.inf
-            chosen.append(int(score.argmax()))
-            scores.append(float(score[chosen[-1]]))
-            front = expected.joining(front, chosen[-1:])
+            best = np.argsort(-score, kind="stable")[: min(-(-count // _ROUNDS), count - len(chosen))].tolist()
+            chosen += best
+            scores += score[best].tolist()
+            front = expected.joining(front, best)
         first = forecasts.each[0].expected()[chosen]
         origins = [Origin("model", lineage.get(pool[i].id), score) for i, score in zip(chosen, scores, strict=True)]
         return Proposal([pool[i] for i in chosen], first.tolist(), origins=origins)
