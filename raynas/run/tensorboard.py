@@ -166,7 +166,6 @@ _CURVES = {
         "best so far": [r"incumbent/(?!.*_by_(train_)?seconds$).*"],
         "every trial, by how it ended": ["trial/.*"],
         "trials that failed": ["trials/failed"],
-        "hypervolume of the front": ["front/hypervolume"],
     },
     "Predictor": {"error": ["predictor/mae"], "rank correlation": ["predictor/rank_correlation"]},
     "Time": {
