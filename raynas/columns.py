@@ -10,7 +10,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from raynas.outcome import COSTS, METRICS, Metric
+from raynas.errors import ConfigError
+from raynas.outcome import COSTS, METRICS, Metric, Objective
 
 COLUMNS = "columns"  # key in the metadata of a file
 TIME = pa.timestamp("us", tz="UTC")
@@ -93,6 +94,17 @@ STARTED = pa.schema(
 )
 SCHEMAS = {"started": STARTED, "reports": REPORTS, "trials": TRIALS}  # in the order in which a flush writes them
 RESERVED = frozenset(name for schema in SCHEMAS.values() for name in schema.names) - METRICS.keys()  # no names for metrics
+
+
+def check_names(objective: Objective) -> None:
+    """Refuses an objective or a limit that cannot be recorded.
+
+    Raises:
+        ConfigError: its metric has the name of a column of another meaning.
+    """
+    for name in [*(metric.name for metric in objective.metrics), *(limit.metric for limit in objective.limits)]:
+        if name in RESERVED:
+            raise ConfigError(f"{name} is a column of the tables that is no metric; report the metric under another name")
 
 
 def with_metrics(kind: str, names: Iterable[str], read: Any = ()) -> Any:

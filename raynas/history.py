@@ -1,6 +1,6 @@
 """What a search knows: architectures that finished, were stopped, failed, or are pending; and their learning curves.
 
-n: architectures, m: objectives. All values are to be maximised.
+n: architectures, m: objectives, l: limits. All values are to be maximised.
 """
 
 import math
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raynas.arch import Arch
-from raynas.outcome import Merit, Status
+from raynas.outcome import Merit, Objective, Status, excess_of
 
 Curve = tuple[tuple[float, float], ...]  # (budget, value of the first objective) pairs, budgets ascending
 Floats = NDArray[np.float64]
@@ -30,7 +30,7 @@ class Observation:
     status: Status
     curve: Curve  # empty where the trial failed before its first report
     others: tuple[float, ...] = ()  # (m - 1,) values of the further objectives at the end
-    excess: float = 0.0  # over the limits
+    over: tuple[float, ...] = ()  # (l,) by how much it breaks each limit, below 0 where it keeps it
 
     @property
     def budget(self) -> float:
@@ -41,6 +41,11 @@ class Observation:
     def value(self) -> float:
         """The value at that budget; -inf for a failed trial."""
         return self.curve[-1][1] if self.curve and self.status != "failed" else -math.inf
+
+    @property
+    def excess(self) -> float:
+        """How far it breaks the limits, all together."""
+        return excess_of(self.over)
 
     @property
     def merit(self) -> Merit:
@@ -67,7 +72,13 @@ class Known(NamedTuple):
 
     archs: list[Arch]  # (n,)
     vectors: Floats  # (n, m)
-    excess: Floats  # (n,) over the limits
+    over: Floats  # (n, l) by how much each limit is broken, below 0 where it is kept
+
+    @property
+    def excess(self) -> Floats:
+        """(n,) how far the limits are broken, all together."""
+        summed: Floats = np.maximum(self.over, 0.0).sum(axis=1)
+        return summed
 
 
 class Carry(Protocol):
@@ -112,6 +123,7 @@ class Update(NamedTuple):
     pending: dict[str, Arch]
     curves: dict[str, list[tuple[float, float]]]
     memory: Any
+    objective: Objective
 
 
 class History:
@@ -122,9 +134,11 @@ class History:
 
     Args:
         carry: makes the rule by which values of stopped trials are carried to the full budget.
+        objective: what the values are of.
     """
 
-    def __init__(self, carry: Callable[[], Carry] = MedianGain) -> None:
+    def __init__(self, carry: Callable[[], Carry] = MedianGain, objective: Objective | None = None) -> None:
+        self.objective = objective or Objective()
         self.observed: dict[str, Observation] = {}  # in order of completion
         self.pending: dict[str, Arch] = {}
         self.memory: Any = None  # plain JSON: what the method remembers beyond all this, see `searchers.Proposal`
@@ -161,7 +175,9 @@ class History:
         curve = self._curves.get(arch_id)
         return curve[-1][0] + 1 if curve else 1.0
 
-    def end(self, arch_id: str, status: Status, budget: float = 0.0, vector: tuple[float, ...] | None = None, excess: float = 0.0) -> None:
+    def end(
+        self, arch_id: str, status: Status, budget: float = 0.0, vector: tuple[float, ...] | None = None, over: tuple[float, ...] = ()
+    ) -> None:
         """The evaluation of a pending architecture ended, with these values at `budget`; None: with those that it reported last.
 
         Without any finite value it counts as failed.
@@ -174,7 +190,7 @@ class History:
             if curve and curve[-1][0] >= budget:
                 budget = curve.pop()[0]
             curve.append((budget, vector[0]))
-        self.add(Observation(arch, status if curve else "failed", tuple(curve), (vector or ())[1:], excess))
+        self.add(Observation(arch, status if curve else "failed", tuple(curve), (vector or ())[1:], over))
 
     def withdraw(self, arch_id: str) -> None:
         """The evaluation of a pending architecture never took place; it may be proposed again."""
@@ -204,13 +220,13 @@ class History:
     def since(self, additions: int) -> Update:
         """What changed after the first `additions`; later changes do not touch it."""
         curves = {arch_id: list(curve) for arch_id, curve in self._curves.items()}
-        return Update(self._added[additions:], dict(self.pending), curves, self.memory)
+        return Update(self._added[additions:], dict(self.pending), curves, self.memory, self.objective)
 
     def follow(self, update: Update) -> None:
         """Takes over what changed in a history of which this is an older copy."""
         for observation in update.added:
             self.add(observation)
-        self.pending, self._curves, self.memory = update.pending, update.curves, update.memory
+        self.pending, self._curves, self.memory, self.objective = update.pending, update.curves, update.memory, update.objective
 
     def copy(self) -> "History":
         """A snapshot that later changes do not touch."""
@@ -239,7 +255,7 @@ class History:
         chosen = list(islice(usable, last))[::-1]
         firsts = [o.value if o.status == "finished" else o.value + self._carry.gain(o.budget) for o in chosen]
         vectors = np.array([(first, *o.others) for first, o in zip(firsts, chosen, strict=True)] or np.empty((0, 1)))
-        return Known([o.arch for o in chosen], vectors, np.array([o.excess for o in chosen]))
+        return Known([o.arch for o in chosen], vectors, np.array([o.over for o in chosen] or np.empty((0, 0))))
 
     def targets(self, last: int | None = None) -> tuple[list[Arch], Floats]:
         """(n,) architectures and (n,) values of the first objective, as in `known`."""
@@ -256,18 +272,18 @@ class History:
     def to_json(self) -> dict[str, Any]:
         """Plain JSON of the whole state."""
         observed = [
-            [o.arch.to_config(), o.status, [list(point) for point in o.curve], list(o.others), o.excess] for o in self.observed.values()
+            [o.arch.to_config(), o.status, [list(point) for point in o.curve], list(o.others), list(o.over)] for o in self.observed.values()
         ]
         pending = [[arch.to_config(), [list(p) for p in self._curves.get(arch.id, [])]] for arch in self.pending.values()]
         return {"observed": observed, "pending": pending, "memory": self.memory}
 
     @classmethod
-    def from_json(cls, state: Mapping[str, Any], carry: Callable[[], Carry] = MedianGain) -> "History":
+    def from_json(cls, state: Mapping[str, Any], carry: Callable[[], Carry] = MedianGain, objective: Objective | None = None) -> "History":
         """The inverse of `to_json`."""
-        history = cls(carry)
-        for config, status, curve, others, excess in state["observed"]:
+        history = cls(carry, objective)
+        for config, status, curve, others, over in state["observed"]:
             points = tuple((float(b), float(v)) for b, v in curve)
-            history.add(Observation(Arch.from_config(config), status, points, tuple(map(float, others)), float(excess)))
+            history.add(Observation(Arch.from_config(config), status, points, tuple(map(float, others)), tuple(map(float, over))))
         for config, curve in state["pending"]:
             arch = Arch.from_config(config)
             history.start(arch)

@@ -1,12 +1,12 @@
 """How an evaluation ended, what was measured, and what is best: the one rule, for everything that asks.
 
 A trial reports numbers under the names of metrics. What is known of a metric is declared once, here or by whoever reports it; an
-`Objective` turns the numbers into a vector to be maximised. m: objectives.
+`Objective` turns the numbers into a vector to be maximised. m: objectives, l: limits.
 """
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -176,12 +176,12 @@ class Limit:
         except (AssertionError, ValueError):
             raise ConfigError(f"a limit has the form METRIC<=NUMBER or METRIC>=NUMBER, as parameters<=3.5e6, not {text!r}") from None
 
-    def excess(self, metrics: Mapping[str, float]) -> float:
-        """By how much of the bound the metric is beyond it: 0 where it is kept, infinite where the metric is not known."""
+    def over(self, metrics: Mapping[str, float]) -> float:
+        """By how much of the bound the metric is beyond it, below 0 where it is kept; infinite where the metric is not known."""
         if self.metric not in metrics:
             return math.inf
         over = metrics[self.metric] - self.bound
-        return max(0.0, over if self.relation == "<=" else -over) / max(abs(self.bound), 1e-12)
+        return (over if self.relation == "<=" else -over) / max(abs(self.bound), 1e-12)
 
 
 @dataclass(frozen=True)
@@ -236,13 +236,23 @@ class Objective:
             return None
         return -float(given) if self.first.direction == "min" else float(given)
 
-    def excess(self, metrics: Mapping[str, float]) -> float:
-        """How far the limits are broken, all together; 0 where all are kept."""
-        return sum(limit.excess(metrics) for limit in self.limits)
+    @property
+    def measured_limits(self) -> list[int]:
+        """Which of the limits are on what only a trial tells, by their indices."""
+        return [i for i, limit in enumerate(self.limits) if limit.metric not in COSTS]
+
+    @property
+    def single(self) -> bool:
+        """Whether there is one objective, and all limits are on what is known before any trial."""
+        return len(self.metrics) == 1 and not self.measured_limits
+
+    def over(self, metrics: Mapping[str, float]) -> tuple[float, ...]:
+        """(l,) by how much each limit is broken, see `Limit.over`."""
+        return tuple(limit.over(metrics) for limit in self.limits)
 
     def known_excess(self, costs: Mapping[str, float]) -> float:
         """How far those limits are broken that concern `costs`, what is known before any trial."""
-        return sum(limit.excess(costs) for limit in self.limits if limit.metric in costs)
+        return excess_of(limit.over(costs) for limit in self.limits if limit.metric in costs)
 
     def judge(
         self,
@@ -285,7 +295,12 @@ class Objective:
     def merit(self, outcome: Outcome) -> "Merit | None":
         """By which outcomes are ordered; None for a failed one."""
         vector = None if outcome.status == "failed" else self.vector(outcome.metrics)
-        return None if vector is None else Merit(-self.excess(outcome.metrics), outcome.status == "finished", vector)
+        return None if vector is None else Merit(-excess_of(self.over(outcome.metrics)), outcome.status == "finished", vector)
+
+
+def excess_of(over: Iterable[float]) -> float:
+    """How far limits are broken, all together, that are each broken by so much; 0 where all are kept."""
+    return sum(max(0.0, each) for each in over)
 
 
 class Merit(NamedTuple):

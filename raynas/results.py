@@ -3,6 +3,7 @@
     trials.parquet, reports.parquet               one row a trial, one row a report
     parts/KIND-SEQUENCE-RANDOM[-LEVEL].parquet    rows not merged yet; KIND is trials, reports or started (trials under way)
     errors/TRIAL_ID.txt                           the whole text of an error
+    front.parquet                                 of several objectives: the rows of trials.parquet that no other is better than
     config.json, best.json, ...                   see raynas/storage.py
 
 raynas/columns.py says what columns there are. Those that every run has come first; each further metric that trials reported follows as
@@ -191,3 +192,20 @@ def read(uri: str) -> Tables:
     except OSError as error:
         raise ResultsError(f"cannot read {uri}: {first_line(error)}") from error
     return tables
+
+
+def read_front(uri: str) -> Any:
+    """The trials of the front of a run with several objectives, with the columns of trials; it is written when a session ends.
+
+    Raises:
+        ResultsError: there is none, or it is damaged.
+    """
+    fs, root = filesystem(uri)
+    path = f"{root}/front.parquet"
+    try:
+        return _parse(read_bytes(fs, path), path, "trials")
+    except FileNotFoundError:
+        why = "it is written when a search with several objectives ends, or is resumed and ends"
+        raise ResultsError(f"{uri} has no front.parquet; {why}") from None
+    except OSError as error:
+        raise ResultsError(f"cannot read {path}: {first_line(error)}") from error

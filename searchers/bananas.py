@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from searchers.surrogate import Encoded
+from searchers.several import SeveralObjectives
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bananas(Encoded):
+class Bananas(SeveralObjectives):
     """An ensemble of networks predicts the metric from an encoding; the candidates of highest acquisition are proposed.
 
     Each fit starts from scratch on everything observed (algorithm 1 of the paper). The defaults differ from the paper's where
@@ -44,6 +44,8 @@ class BananasPaper(Bananas):
     climbs: int = 0
     exploration: float = 1.0
     patience: int | None = None
+
+    several: ClassVar[bool] = False
 
     own_options: ClassVar[Mapping[str, Any]] = {
         "members": 5,

@@ -31,7 +31,7 @@ from searchers.method import Method, Origin, Proposal, Suggestion, check_objecti
 
 logger = logging.getLogger(__name__)
 
-STATE_VERSION = 2
+STATE_VERSION = 3
 
 T = TypeVar("T")
 
@@ -83,7 +83,7 @@ class Engine:
         self.max_budget, self.time_attr = max_budget, time_attr
         self.fitting: Where = fitting if method.learns else "inline"
         self._waits = self.fitting in ("inline", "apart")
-        self.history = History(method.carry)
+        self.history = History(method.carry, self.objective)
         self.refits: list[Refit] = []
         self.problem: str | None = None  # why the method failed, where it never proposed anything
         self.exhausted = False  # the space holds no architecture that is not known
@@ -146,11 +146,11 @@ class Engine:
                 self.history.withdraw(arch_id)  # it never ran
                 return None
             report = last
-        outcome, vector, excess = self._judged(self.history.pending[arch_id], report, error)
+        outcome, vector, over = self._judged(self.history.pending[arch_id], report, error)
         if outcome.status == "failed":
             self.history.end(arch_id, "failed")
         else:
-            self.history.end(arch_id, outcome.status, outcome.budget, vector, excess)
+            self.history.end(arch_id, outcome.status, outcome.budget, vector, over)
         self._completed([arch_id])
         return outcome
 
@@ -171,12 +171,12 @@ class Engine:
         self, arch: Arch, metrics: Mapping[str, Any], curve: Iterable[tuple[float, float]] = (), *, error: str | None = None
     ) -> Observation:
         """What `tell_many` takes, of the last report of an evaluation and (budget, first objective) pairs in the metric's own sign."""
-        outcome, vector, excess = self._judged(arch, metrics, error)
+        outcome, vector, over = self._judged(arch, metrics, error)
         sign = -1.0 if self.objective.first.direction == "min" else 1.0
         points = [(float(b), sign * value) for b, v in curve if (value := as_number(v)) is not None]
         if vector is not None and not points:
             points.append((outcome.budget, vector[0]))
-        return Observation(arch, outcome.status if points else "failed", tuple(points), (vector or ())[1:], excess)
+        return Observation(arch, outcome.status if points else "failed", tuple(points), (vector or ())[1:], over)
 
     def enqueue(self, archs: Iterable[Arch | Mapping[str, Any]], budget: float | None = None) -> None:
         """Architectures to suggest before any other, with this budget.
@@ -199,11 +199,13 @@ class Engine:
             logger.exception("%s failed to recommend; the best observed architecture is", type(self.method).__name__)
             return observed(self.space, self.history)
 
-    def _judged(self, arch: Arch, report: Mapping[str, Any] | None, error: str | None) -> tuple[Outcome, tuple[float, ...] | None, float]:
-        """How an evaluation ended, its values of all objectives, and by how much it exceeds the limits."""
+    def _judged(
+        self, arch: Arch, report: Mapping[str, Any] | None, error: str | None
+    ) -> tuple[Outcome, tuple[float, ...] | None, tuple[float, ...]]:
+        """How an evaluation ended, its values of all objectives, and by how much it breaks each limit."""
         outcome = self.objective.judge(report, self.max_budget, error=error, costs=self._costs(arch), time_attr=self.time_attr)
-        excess = 0.0 if outcome.status == "failed" else self.objective.excess(outcome.metrics)
-        return outcome, self.objective.vector(outcome.metrics), excess
+        over = () if outcome.status == "failed" else self.objective.over(outcome.metrics)
+        return outcome, self.objective.vector(outcome.metrics), over
 
     def _pending(self, arch: Arch | str) -> str | None:
         """The id of what is being evaluated, which an architecture that was never asked for is, too; None for what is not."""
@@ -390,7 +392,7 @@ class Engine:
             if state[key] != mine:
                 raise ResumeError(f"the saved state is of {key} {state[key]!r}, but this search is of {key} {mine!r}")
         self.close()
-        self.history = History.from_json(state["history"], self.method.carry)
+        self.history = History.from_json(state["history"], self.method.carry, self.objective)
         self._reports, self._expected, self._fresh = dict(state["reports"]), dict(state["expected"]), list(state["fresh"])
         self._queue, self._first = (deque(map(Suggestion.from_json, state[name])) for name in ("queue", "first"))
         self._rng.bit_generator.state = state["rng"]

@@ -1,4 +1,4 @@
-"""Regularized evolution (Real et al., AAAI 2019, arXiv 1802.01548), asynchronous. n: architectures, m: objectives."""
+"""Regularized evolution (Real et al., AAAI 2019, arXiv 1802.01548), asynchronous. n: architectures."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 
 from raynas.arch import Arch
 from raynas.errors import ConfigError
-from raynas.history import History, Known
+from raynas.front import ranked
+from raynas.history import History
 from raynas.model.candidates import distinct
 from raynas.spaces import SearchSpace
 from searchers.method import Method, Origin, Proposal
@@ -19,8 +20,11 @@ class Evolution(Method):
     """The parent is the best of a random tournament among the youngest `population` evaluated architectures.
 
     Ageing needs no clock: the population is the last `population` completions, so the oldest leaves when a new one comes, good
-    or bad (section 2 of the paper, algorithm 1). Unlike there, a child that was evaluated before is mutated anew. Of several objectives
-    the one that fewest of the population dominate wins, and one within the limits beats one beyond.
+    or bad (section 2 of the paper, algorithm 1). Unlike there, a child that was evaluated before is mutated anew, and one within the
+    limits beats one beyond.
+
+    With several objectives it is NSGA-II (Deb et al. 2002), asynchronous likewise and without crossover: the population are the best of
+    all evaluated, front by front and of a front those least crowded, and these win tournaments.
 
     Args:
         population: size of the population; 30 as in the comparison of BANANAS.
@@ -41,8 +45,7 @@ class Evolution(Method):
 
     def propose(self, space: SearchSpace, history: History, rng: np.random.Generator, count: int) -> Proposal:
         """`count` children of tournament winners; none where mutation finds nothing new."""
-        known = history.known(last=self.population)
-        archs, fitness = known.archs, _fitness(known)
+        archs, fitness = self._population(history)
 
         lineage: dict[str, str] = {}
 
@@ -56,17 +59,12 @@ class Evolution(Method):
         children = distinct(child, count, history) if archs else []
         return Proposal(children, origins=[Origin("mutation", lineage[arch.id]) for arch in children])
 
-
-def _fitness(known: Known) -> NDArray[np.float64]:
-    """(n,) higher is better: the value itself of a single objective without limits, else minus the number of those that dominate.
-
-    What exceeds the limits less dominates what exceeds them more (Deb 2000, constrained domination).
-    """
-    vectors, excess = known.vectors, known.excess
-    if vectors.shape[1] == 1 and not excess.any():
-        first: NDArray[np.float64] = vectors[:, 0]
-        return first
-    no_worse = (vectors[:, None] >= vectors).all(axis=2)  # (n, n) row against column
-    dominates = np.where(excess[:, None] == excess, no_worse & ~no_worse.T, excess[:, None] < excess)
-    dominated: NDArray[np.float64] = -dominates.sum(axis=0, dtype=np.float64)
-    return dominated
+    def _population(self, history: History) -> tuple[list[Arch], NDArray[np.float64]]:
+        """(n,) those from which parents are drawn, and how fit they are; higher is better."""
+        if len(history.objective.metrics) > 1:
+            known = history.known()
+            best = ranked(known.vectors, known.excess, self.population)[: self.population]
+            return [known.archs[i] for i in best], -np.arange(len(best), dtype=np.float64)
+        known = history.known(last=self.population)
+        first, excess = known.vectors[:, 0], known.excess
+        return known.archs, np.where(excess > 0, first.min(initial=0.0) - excess, first)

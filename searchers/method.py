@@ -10,6 +10,7 @@ import numpy as np
 
 from raynas.arch import Arch
 from raynas.errors import ConfigError, OutOfSpaceError
+from raynas.front import MOST
 from raynas.history import Carry, History, MedianGain
 from raynas.model.candidates import random_archs
 from raynas.model.recommend import LIBRARIES, RECOMMENDERS
@@ -182,9 +183,11 @@ class OneShot(Method):
 
 def check_objective(method: Method, objective: Objective) -> None:
     """Raises ConfigError where a method cannot pursue an objective."""
-    if method.several:
+    name, others = type(method).__name__, "use bananas, evolution or random"
+    if method.several and (not method.learns or len(objective.metrics) <= MOST):
         return
-    name, others = type(method).__name__, "use evolution or random"
+    if method.several:
+        raise ConfigError(f"{name} takes up to {MOST} objectives, not {len(objective.metrics)}; use evolution or random for more")
     if len(objective.metrics) > 1:
         raise ConfigError(f"{name} optimises one objective, not {len(objective.metrics)}; {others} for several")
     for limit in objective.limits:

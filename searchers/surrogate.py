@@ -4,7 +4,7 @@ BANANAS and what it was compared with that learns are this loop with other parts
 """
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
@@ -47,6 +47,15 @@ class Learned(NamedTuple):
         return Proposal(archs, back(mean).tolist(), origins=origins)
 
 
+def learned(
+    predictor: Predictor, space: SearchSpace, archs: Sequence[Arch], values: Floats, target: str, rng: np.random.Generator
+) -> Learned:
+    """The predictor fitted to values (n,) of n architectures, of which it learns one of the targets that `target` joins by `+`."""
+    names = target.split("+")
+    learns: Target = resolve(TARGETS, names[rng.integers(len(names))], "target")(values)
+    return Learned(predictor.fit(space, archs, learns.values, int(rng.integers(2**31))), learns)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Learning(Method):
     """A model predicts the metric. Each fit starts from scratch.
@@ -78,9 +87,7 @@ class Learning(Method):
     def learn(self, space: SearchSpace, history: History, rng: np.random.Generator) -> Learned:
         """Fits the model to all results, of which there must be one."""
         archs, values = history.targets()
-        targets = self.target.split("+")
-        target: Target = resolve(TARGETS, targets[rng.integers(len(targets))], "target")(values)
-        return Learned(self.model().fit(space, archs, target.values, int(rng.integers(2**31))), target)
+        return learned(self.model(), space, archs, values, self.target, rng)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,13 +152,16 @@ class Surrogate(Learning):
 
     def begin(self, space: SearchSpace, history: History, rng: np.random.Generator, count: int, lineage: dict[str, str]) -> list[Arch]:
         """Candidates before there is a model; `lineage` is told their parents, by ids."""
-        archs, values = history.targets()
         # Stuck at a local optimum, the climbs below start from anywhere in every second fit or so.
-        since = len(archs) - 1 - int(values.argmax()) if archs and self.patience is not None else 0
-        stuck = self.patience is not None and since >= self.patience and rng.random() < 0.5
+        stuck = self.patience is not None and self.stale(history) >= self.patience and rng.random() < 0.5
         wanted = self._wanted(history, count)
         size, random_share = (2 * wanted, 1.0) if stuck else (wanted, self.random_share)
         return candidates(space, history, rng, size, self.parents, self.rates, random_share, lineage)
+
+    def stale(self, history: History) -> int:
+        """Evaluations since the best one."""
+        archs, values = history.targets()
+        return len(archs) - 1 - int(values.argmax()) if archs else 0
 
     def extend(
         self,
@@ -165,15 +175,28 @@ class Surrogate(Learning):
         lineage: dict[str, str],
     ) -> list[Arch]:
         """The pool and what more the model leads to; `best`: of the targets that it learned."""
+        return self.climb(space, history, rng, count, pool, lambda archs: fitted.predict(archs).mean, lineage)
+
+    def climb(
+        self,
+        space: SearchSpace,
+        history: History,
+        rng: np.random.Generator,
+        count: int,
+        pool: list[Arch],
+        like: Callable[[Sequence[Arch]], Floats],
+        lineage: dict[str, str],
+    ) -> list[Arch]:
+        """The pool and mutations of what is liked best in it, `climbs` times; `like`: how much each of n architectures is, (n,)."""
         known = {*history.observed, *history.pending, *(arch.id for arch in pool)}
-        means = fitted.predict(pool).mean if self.climbs else np.empty(0)
+        means = like(pool) if self.climbs else np.empty(0)
         for _ in range(self.climbs):
             liked = [pool[i] for i in np.argsort(-means, kind="stable")[: self.parents]]
             new = mutations(space, liked, known, rng, self._wanted(history, count) // 2, self.rates, lineage)
             if not new:
                 break
             known.update(arch.id for arch in new)
-            means = np.concatenate([means, fitted.predict(new).mean])
+            means = np.concatenate([means, like(new)])
             pool = pool + new
         return pool
 

@@ -15,7 +15,7 @@ from raynas.errors import ConfigError
 from raynas.history import History, Observation
 from raynas.outcome import Metric, Objective
 from raynas.spaces import SearchSpace, make_space
-from searchers import Bananas, Engine, Evolution, FunctionMethod, Method, Proposal, Random, make_engine, make_method
+from searchers import TPE, Bananas, Engine, Evolution, FunctionMethod, Method, Proposal, Random, make_engine, make_method
 
 QUICK: dict[str, Any] = {"encoding": "path", "pool": 40, "predictor_options": {"members": 2, "layers": 1, "width": 8, "epochs": 3}}
 
@@ -151,10 +151,12 @@ def test_what_keeps_the_limits_wins() -> None:
 
 
 def test_methods_of_one_objective_say_so() -> None:
-    with pytest.raises(ConfigError, match="Bananas optimises one objective, not 2; use evolution or random"):
-        Engine(Bananas(), objective=TWO)
-    with pytest.raises(ConfigError, match="Bananas keeps limits on parameters and flops only"):
-        Engine(Bananas(), objective=Objective.parse([], ["latency<=4"]))
+    with pytest.raises(ConfigError, match="TPE optimises one objective, not 2; use bananas, evolution or random"):
+        Engine(TPE(), objective=TWO)
+    with pytest.raises(ConfigError, match="TPE keeps limits on parameters and flops only"):
+        Engine(TPE(), objective=Objective.parse([], ["latency<=4"]))
+    with pytest.raises(ConfigError, match="Bananas takes up to 3 objectives, not 4; use evolution or random for more"):
+        Engine(Bananas(), objective=Objective.parse(["a", "b", "c", "d"]))
 
 
 # -- budgets and memory --------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import pytest
 
 from raynas.errors import ConfigError, UnknownNameError
 from raynas.history import Observation
-from raynas.outcome import METRICS, Limit, Objective, Outcome, as_number, declare, measured
+from raynas.outcome import METRICS, Limit, Objective, Outcome, as_number, declare, excess_of, measured
 from raynas.spaces import make_space
 
 ONE = Objective()
@@ -99,8 +99,8 @@ def test_objectives_in_words() -> None:
     ]
     assert objective.vector({"valid_accuracy": 0.9, "latency": 4, "f1": 0.6}) == (0.9, -4, 0.6)
     assert objective.vector({"valid_accuracy": 0.9, "latency": 4}) is None
-    assert objective.excess({"parameters": 7e6, "f1": 0.5}) == pytest.approx(1.0)
-    assert objective.excess({"parameters": 3.5e6, "f1": 0.25}) == pytest.approx(0.5)
+    assert excess_of(objective.over({"parameters": 7e6, "f1": 0.5})) == pytest.approx(1.0)
+    assert excess_of(objective.over({"parameters": 3.5e6, "f1": 0.25})) == pytest.approx(0.5)
     assert objective.known_excess({"parameters": 7e6, "flops": 1.0}) == pytest.approx(1.0)
     for entries, limits, message in (
         (["valid_accuracy", "-valid_accuracy"], [], "may occur once"),

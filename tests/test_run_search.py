@@ -16,6 +16,7 @@ import run_rows
 
 from raynas import results, storage
 from raynas.config import RunConfig
+from raynas.errors import ResultsError
 from raynas.outcome import Limit, Objective
 from raynas.run.settings import resumed_run
 from raynas.run.summary import Run, lines
@@ -160,12 +161,45 @@ def test_objectives_of_ones_own(tmp_path: Path) -> None:
     best = storage.read_json(str(tmp_path / "run"), "best.json")
     assert best["latency"] == min(row["latency"] for row in found)
     assert f"latency             {best['latency']:.6g} ms" in done.stdout
+    front = results.read_front(str(tmp_path / "run")).to_pylist()
+    assert best["arch_id"] in {row["arch_id"] for row in front}
+    assert {row["trial_id"] for row in front} <= {row["trial_id"] for row in found}
+    assert f"Front:       {len(front)} architecture" in done.stdout
+    assert "above the worst of the first trials (latency " in done.stdout
     declared = search(tmp_path, *flags[:-1], "other", "--objective", "latency", "--set", "metrics.latency.low=1000")
     assert declared.returncode == 1
     assert "is outside of [1000, inf]" in declared.stdout
-    one = search(tmp_path, *flags[:3], "bananas", "--out", "x", "--objective", "-latency", "--objective", "valid_accuracy")
+    one = search(tmp_path, *flags[:3], "tpe", "--out", "x", "--objective", "-latency", "--objective", "valid_accuracy")
     assert (one.returncode, one.stderr.count("\n")) == (2, 1)
     assert "one objective, not 2" in one.stderr
+
+
+def test_a_search_with_two_objectives(tmp_path: Path) -> None:
+    flags = ["--objective", "valid_accuracy", "--objective", "-parameters", "--limit", "flops<=60e6", "--trials", 30, "--out", "run"]
+    done = search(tmp_path, *flags)
+    assert done.returncode == 0, done.stdout + done.stderr
+    run, found = str(tmp_path / "run"), rows(tmp_path / "run")
+    front = results.read_front(run).to_pylist()
+    assert {row["trial_id"] for row in front} == {
+        row["trial_id"]
+        for row in found
+        if not any(
+            (other["valid_accuracy"] >= row["valid_accuracy"] and other["parameters"] <= row["parameters"])
+            and (other["valid_accuracy"], other["parameters"]) != (row["valid_accuracy"], row["parameters"])
+            for other in found
+        )
+    }
+    assert all(row["flops"] <= 60e6 for row in found)
+    assert f"Front:       {len(front)} architecture" in done.stdout
+    assert storage.read_json(run, "best.json")["valid_accuracy"] == max(row["valid_accuracy"] for row in front)
+    again = search(tmp_path, "--resume", "run", "--trials", 34)
+    assert again.returncode == 0, again.stdout + again.stderr
+    volumes = [float(text.partition("hypervolume ")[2].split()[0]) for text in (done.stdout, again.stdout)]
+    assert volumes == sorted(volumes)
+    alone = search(tmp_path, "--searcher", "random", "--trials", 3, "--out", "alone")
+    assert alone.returncode == 0
+    with pytest.raises(ResultsError, match=r"has no front\.parquet"):
+        results.read_front(str(tmp_path / "alone"))
 
 
 def test_a_metric_of_another_name_is_named(tmp_path: Path) -> None:

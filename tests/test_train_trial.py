@@ -62,7 +62,13 @@ def test_a_step_is_an_epoch() -> None:
     assert costs == (first["network_parameters"], first["network_flops"])
     network = make_network(SPACE, SPACE.from_config({"arch": STRING}), 10, 8, 1, **make_recipe("quick", SPACE).networks["nasbench201"])
     assert costs == count(network, 1, 8)[:2]
-    assert [metric.name for metric in TrainTrial.metrics] == ["network_parameters", "network_flops"]
+    assert [metric.name for metric in TrainTrial.metrics] == ["network_parameters", "network_flops", "latency"]
+
+
+def test_a_latency_is_measured_once_where_it_is_asked_for() -> None:
+    first, second = reports(TrainTrial(config(latency=2)))
+    assert 0 < first["latency"] == second["latency"]
+    assert "latency" not in TrainTrial(config()).step()
 
 
 def test_a_restored_trial_goes_on_equally(tmp_path: Path) -> None:
@@ -140,6 +146,7 @@ def test_out_of_memory_halves_the_batch_once(monkeypatch: pytest.MonkeyPatch) ->
         ({"recipe": "darts-search"}, "does not train architectures of space 'nasbench201'"),
         ({"table": "t.parquet"}, "reads no table"),
         ({"batch_size": 1}, "at least 2"),
+        ({"latency": 0}, "number of images that are classified at once"),
         ({"space": "darts", "recipe": "darts-search"}, "auxiliary head"),
         ({"space": "darts", "recipe": "darts-final"}, "no validation images"),
     ],

@@ -18,6 +18,7 @@ from trainables.learning.photos import damage
 from trainables.learning.recipes import Recipe, make_recipe
 from trainables.learning.replay import free
 from trainables.learning.team import dumped
+from trainables.learning.testing import latency
 from trainables.learning.trainer import Trainer, device_name, limit_threads, make_device
 
 _load = lru_cache(maxsize=1)(load)  # one process runs many trials
@@ -34,18 +35,27 @@ class TrainTrial(Trainable):  # type: ignore[misc]  # ray has no types
     Config: `arch` (the form of `Arch.to_config`), `space` (a name or module:Class), `space_options` ({}), `dataset` (see
     `learning.data.load`), `max_epochs` (None: those of the recipe; the learning rate falls to 0 over them), `seed` (0: of the validation
     images and of the training, the same for all trials), `recipe` (see `make_recipe`; None: that of the publication, for digits
-    `quick`), `data_dir` (None: ~/.cache/raynas), `batch_size` (None: that of the recipe), `device` ("auto") and `cuda_graphs` (False:
-    whether a GPU replays training steps). A trial has its own working directory, so paths must be absolute.
+    `quick`), `data_dir` (None: ~/.cache/raynas), `batch_size` (None: that of the recipe), `device` ("auto"), `cuda_graphs` (False:
+    whether a GPU replays training steps) and `latency` (None; images at once for which the network is timed). A trial has its own
+    working directory, so paths must be absolute.
 
     Each report has `epoch`, `valid_accuracy`, `test_accuracy` (None: a search must not see it), `train_loss`, `train_seconds` (of all
     epochs so far), `network_parameters` and `network_flops` (of the network as it is trained, with auxiliary head and for these images;
-    `SearchSpace.cost` is that of the published one), `device` (its name) and `warning` (None, or a line for the user); the last one has
-    `done`. A trial that runs out of a GPU's memory repeats the epoch once with batches in two halves, whose gradients add up.
+    `SearchSpace.cost` is that of the published one), `latency` (where it is asked for), `device` (its name) and `warning` (None, or a
+    line for the user); the last one has `done`. A trial that runs out of a GPU's memory repeats the epoch once with batches in two
+    halves, whose gradients add up.
     """
 
     metrics = (
         Metric("network_parameters", "min", "weights", low=0.0),
         Metric("network_flops", "min", "multiply-accumulates", low=0.0),
+        Metric(
+            "latency",
+            "min",
+            "ms",
+            "median time in which the network classifies a batch on the trial's device, which others may use",
+            low=0.0,
+        ),
     )
 
     @classmethod
@@ -63,6 +73,7 @@ class TrainTrial(Trainable):  # type: ignore[misc]  # ray has no types
         batch_size: int | None = None,
         device: str = "auto",
         cuda_graphs: bool = False,
+        latency: int | None = None,
         **others: Any,
     ) -> Plan:
         """Loads the data and builds one network and its optimizer, so that what cannot work is found before the first trial."""
@@ -74,6 +85,8 @@ class TrainTrial(Trainable):  # type: ignore[misc]  # ray has no types
                 raise ConfigError(f"trials have working directories of their own, so the path in {key} must be absolute, not {path}")
         if batch_size is not None and batch_size < 2:
             raise ConfigError(f"batch_size must be at least 2, not {batch_size}")
+        if latency is not None and latency < 1:
+            raise ConfigError(f"latency must be the number of images that are classified at once, such as 1, not {latency!r}")
         try:
             torch.device("cpu" if device == "auto" else device)
         except RuntimeError as error:  # whether it is there, only the machine of the trial knows
@@ -92,6 +105,7 @@ class TrainTrial(Trainable):  # type: ignore[misc]  # ray has no types
         self._arch = self._space.from_config(config["arch"])
         self._warning: str | None = None  # of the next report
         self._damaged: set[str] = set()  # images that were told of
+        self._latency: float | None = None  # measured once: it does not depend on the weights
         self._make_trainer(micro_batches=1)
 
     def _make_trainer(self, micro_batches: int) -> None:
@@ -124,14 +138,18 @@ class TrainTrial(Trainable):  # type: ignore[misc]  # ray has no types
         if unseen := trainer.data.damaged - self._damaged:
             self._damaged |= unseen
             warning = damage(unseen, len(trainer.data.train))
+        valid_accuracy, images = trainer.evaluate("valid"), self._settings.get("latency")  # the network is in evaluation mode then
+        if images and self._latency is None:
+            self._latency = latency(trainer.network, trainer.data.channels, trainer.data.image_size, images)
         return {
             "epoch": trainer.epoch,
-            "valid_accuracy": trainer.evaluate("valid"),
+            "valid_accuracy": valid_accuracy,
             "test_accuracy": None,
             "train_loss": report["train_loss"],
             "train_seconds": trainer.train_seconds,
             "network_parameters": trainer.parameters,
             "network_flops": trainer.flops,
+            **({} if self._latency is None else {"latency": self._latency}),
             "device": device_name(trainer.device),
             "done": trainer.epoch == trainer.epochs,
             "warning": warning,

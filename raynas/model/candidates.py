@@ -7,6 +7,7 @@ from itertools import islice
 import numpy as np
 
 from raynas.arch import Arch
+from raynas.front import ranked
 from raynas.history import History
 from raynas.spaces.base import SearchSpace
 
@@ -81,6 +82,14 @@ def mutations(
     return distinct(child, count, known)
 
 
+def leading(history: History, count: int) -> list[Arch]:
+    """The `count` best observed architectures, best first; of several objectives whole fronts that are at least so many."""
+    known = history.known()
+    single = history.objective.single
+    best = np.argsort(-known.vectors[:, 0], kind="stable")[:count] if single else ranked(known.vectors, known.excess, count)
+    return [known.archs[i] for i in best]
+
+
 def candidates(
     space: SearchSpace,
     history: History,
@@ -91,13 +100,12 @@ def candidates(
     random_share: float = 0.0,
     lineage: dict[str, str] | None = None,
 ) -> list[Arch]:
-    """At most `size` distinct new architectures: mutations of the `parents` best observed ones, and a random share.
+    """At most `size` distinct new architectures: mutations of the `parents` best observed ones (see `leading`), and a random share.
 
     The random share also fills up what mutation cannot reach. `lineage` as for `mutations`.
     """
-    archs, values = history.targets()
     wanted = size - round(size * random_share)
-    best = [archs[i] for i in np.argsort(-values, kind="stable")[:parents]]
+    best = leading(history, parents)
     pool = mutations(space, best, history, rng, wanted, rates, lineage) if best else []
     known = {*history.observed, *history.pending, *(arch.id for arch in pool)}
     return pool + distinct(lambda: space.sample(rng), size - len(pool), known)

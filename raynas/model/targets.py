@@ -49,9 +49,19 @@ def rank_gauss(values: Floats) -> Target:
     return Target(z, lambda new: np.interp(new, z[order], values[order]))
 
 
+def open_rank_gauss(values: Floats) -> Target:
+    """The same, but the way back goes on beyond the best and the worst value, as steeply as it goes there from the median."""
+    closed = rank_gauss(values)
+    middle, ends = np.median(values), np.array([values.min(), values.max()])
+    least, most = closed.values.min(), closed.values.max()
+    down, up = (ends - middle) / np.where(np.abs([least, most]) > 0, [least, most], 1.0)
+    return Target(closed.values, lambda z: closed.inverse(z) + down * np.minimum(z - least, 0.0) + up * np.maximum(z - most, 0.0))
+
+
 TARGETS: dict[str, Callable[[Floats], Target]] = {
     "identity": identity,
     "error_percent": error_percent,
     "log_error": log_error,
     "rank_gauss": rank_gauss,
+    "open_rank_gauss": open_rank_gauss,
 }

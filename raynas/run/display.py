@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from raynas.outcome import TEST_ACCURACY, VALID_ACCURACY, Metric, Objective
+from raynas.run.fronts import Front
 
 _LIVE_SECONDS = 0.25  # between two redrawings
 _FEW = 4  # trials under way of which each is shown
@@ -42,6 +43,10 @@ class Progress:
     epochs: dict[str, int] = field(default_factory=dict)  # trial under way -> epochs that it has reported
     before: int = 0  # trials that had ended before this session,
     session_seconds: float = 0.0  # which goes on for so long
+    front: Front = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.front = Front(self.objective)
 
     @property
     def ended(self) -> int:

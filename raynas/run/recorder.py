@@ -13,8 +13,7 @@ from ray.tune import Callback
 
 from raynas import storage
 from raynas.arch import Arch
-from raynas.columns import RESERVED, TRIALS
-from raynas.errors import ConfigError
+from raynas.columns import RESERVED, TRIALS, check_names
 from raynas.outcome import ADDED, COSTS, METRICS, TEST_ACCURACY, Metric, Objective, budget_of, measured
 from raynas.results import Tables, metrics_of, outcome_of
 from raynas.run.checkpoints import Checkpoints
@@ -23,6 +22,7 @@ from raynas.run.failures import Failure, failure
 from raynas.run.resume import Earlier
 from raynas.run.retries import Retries
 from raynas.run.schedulers import retell
+from raynas.run.store import file_of
 from raynas.run.tensorboard import RunSummary
 from raynas.run.trackers import Trackers
 from raynas.run.writer import Writer
@@ -54,17 +54,6 @@ class Searcher(Protocol):
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any], /) -> None:
         """Notes an intermediate result."""
-
-
-def check_names(objective: Objective) -> None:
-    """Refuses an objective or a limit that cannot be recorded.
-
-    Raises:
-        ConfigError: its metric has the name of a column of another meaning.
-    """
-    for name in [*(metric.name for metric in objective.metrics), *(limit.metric for limit in objective.limits)]:
-        if name in RESERVED:
-            raise ConfigError(f"{name} is a column of the tables that is no metric; report the metric under another name")
 
 
 class Recorder(Callback):  # type: ignore[misc]  # ray has no types
@@ -137,7 +126,7 @@ class Recorder(Callback):  # type: ignore[misc]  # ray has no types
         self.memory: Any = storage.read_json(uri, _MEMORY) if before is not None and storage.exists(uri, _MEMORY) else None
         self._began = self._pictured = time.monotonic()
         self._predictions: list[tuple[float, float]] = []  # (predicted, observed) of the full evaluations
-        for row in self.earlier.ended:
+        for row in sorted(self.earlier.ended, key=lambda ended: ended["ended_at"]):
             self._count(row)
         self.progress.before = self.progress.ended
 
@@ -299,6 +288,8 @@ class Recorder(Callback):  # type: ignore[misc]  # ray has no types
         if self.best is not None:
             spent = self.progress.ended, self._seconds(), self.progress.train_seconds
             self.store.then(partial(self.summary.trial_done, *spent, self._incumbent(self.best)))
+        if (front := self.progress.front).settled:
+            self.store.then(partial(self.summary.front, self.progress.ended, len(front.rows), front.hypervolume))
 
     def _draw(self) -> None:
         """Has pictures made where something is new."""
@@ -340,6 +331,7 @@ class Recorder(Callback):  # type: ignore[misc]  # ray has no types
         observed, predicted = outcome.metrics.get(self.objective.first.name), row.get("predicted")
         if outcome.status == "finished" and observed is not None and predicted is not None:
             self._predictions.append((predicted, observed))
+        self.progress.front.add(row, outcome)
         merit = self.objective.merit(outcome)
         if merit is not None and (self._merit is None or merit > self._merit):
             self.best, self._merit = dict(row), merit
@@ -383,6 +375,8 @@ class Recorder(Callback):  # type: ignore[misc]  # ray has no types
             stack.callback(self.trackers.close)
             stack.callback(self.store.close)
             self.write_best(self.searcher.recommend())
+            if len(self.objective.metrics) > 1:
+                self.store.put("front.parquet", file_of("trials", self.progress.front.rows, self.store.metrics))
             if config is not None:
                 self.store.put_json("config.json", config)
             if self._seconds() > _PICTURES:

@@ -18,6 +18,7 @@ from ray.tune.schedulers import HyperBandScheduler, MedianStoppingRule
 from rich.console import Console
 
 from raynas import signals, storage
+from raynas.columns import check_names
 from raynas.config import RunConfig, provenance
 from raynas.errors import ConfigError, RaynasError
 from raynas.outcome import METRICS, Objective, as_number, budget_of, declare
@@ -29,7 +30,7 @@ from raynas.run.display import Display
 from raynas.run.ending import closing, one_line
 from raynas.run.memory import measured
 from raynas.run.ray_private import kept, unburdened
-from raynas.run.recorder import Recorder, check_names
+from raynas.run.recorder import Recorder
 from raynas.run.resume import arch_of
 from raynas.run.retries import Retries
 from raynas.run.schedulers import make_scheduler, remembers, replay

@@ -1,7 +1,7 @@
 """The writer of a run folder's tables; raynas/run/writer.py runs it in a thread."""
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from typing import Any
@@ -43,6 +43,18 @@ def checked(kind: str, row: Mapping[str, Any]) -> Any:
         return pa.Table.from_pylist([row], schema=schema)
     except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
         raise ResultsError(f"a row of {kind} has a value of the wrong type: {first_line(error)}") from error
+
+
+def _parquet(table: Any, metrics: Mapping[str, Metric]) -> Any:
+    sink = pa.BufferOutputStream()
+    pq.write_table(described(table.combine_chunks(), metrics), sink)  # five times as fast as from as many chunks as rows
+    return sink.getvalue()
+
+
+def file_of(kind: str, rows: Sequence[Mapping[str, Any]], metrics: Mapping[str, Metric]) -> bytes:
+    """A Parquet file of rows of a kind; raises ResultsError where one does not fit the schema."""
+    content: bytes = _parquet(united(kind, [SCHEMAS[kind].empty_table(), *(checked(kind, row) for row in rows)]), metrics).to_pybytes()
+    return content
 
 
 class Rows:
@@ -182,6 +194,4 @@ class RunStore:
             self._parts.discard(part)
 
     def _write(self, path: str, table: Any) -> None:
-        sink = pa.BufferOutputStream()
-        pq.write_table(described(table.combine_chunks(), self._metrics), sink)  # five times as fast as from as many chunks as rows
-        write_bytes(self.fs, path, sink.getvalue(), temporary_in=self._parts_folder)
+        write_bytes(self.fs, path, _parquet(table, self._metrics), temporary_in=self._parts_folder)

@@ -14,6 +14,7 @@ from raynas.drawing import as_text
 from raynas.outcome import STATUSES, TEST_ACCURACY, VALID_ACCURACY, Objective
 from raynas.results import Tables
 from raynas.run.display import Progress, percent, shown, title
+from raynas.run.fronts import Front
 from raynas.spaces import make_space
 
 
@@ -30,6 +31,7 @@ class Run:
     trials: int  # asked for; of a one-shot search the architectures that it found
     why: tuple[str, ...] = ()  # the most frequent reasons of failures, with their counts
     exhausted: bool = False  # the space holds no more architectures
+    front: Front | None = None  # of several objectives
 
     @property
     def counts(self) -> dict[str, int]:
@@ -56,8 +58,8 @@ def read_run(folder: str, config: RunConfig, objective: Objective, progress: Pro
     best = storage.read_mapping(folder, "best.json") if storage.exists(folder, "best.json") else None
     advised = best and best.get("recommended")
     recommended = Arch.from_config(advised) if advised else None
-    why = tuple(progress.why())
-    return Run(folder, config, objective, results.read(folder), best, recommended, progress.trials, why, exhausted)
+    why, front = tuple(progress.why()), progress.front if len(objective.metrics) > 1 else None
+    return Run(folder, config, objective, results.read(folder), best, recommended, progress.trials, why, exhausted, front)
 
 
 def lines(run: Run, optimum: float | None = None, hint: str | None = None) -> Iterator[str]:
@@ -69,7 +71,10 @@ def lines(run: Run, optimum: float | None = None, hint: str | None = None) -> It
         yield f"Recommended:       {run.recommended.id} (the best observed one may have been lucky)"
         rows = {row["arch_id"]: row for row in run.tables.trials.to_pylist()}
         yield from _described(run, run.recommended.to_config(), rows.get(run.recommended.id))
-    yield f"Results:     {run.folder} (trials.parquet, reports.parquet{'' if run.best is None else ', best.json'})"
+    if run.front is not None and run.front.rows:
+        yield from _front(run.front)
+    files = ["trials.parquet", "reports.parquet", *(["best.json"] if run.best else []), *(["front.parquet"] if run.front else [])]
+    yield f"Results:     {run.folder} ({', '.join(files)})"
     if run.best is not None:
         yield f"Look at it:  python -m raynas.report {shlex.quote(run.folder)}"
         yield f"TensorBoard: tensorboard --logdir {shlex.quote(storage.join(run.folder, 'tensorboard'))}"
@@ -83,6 +88,17 @@ def lines(run: Run, optimum: float | None = None, hint: str | None = None) -> It
         yield f"The space holds no more architectures: {ended} of {run.trials} trials were possible."
     elif not run.complete:
         yield f"Interrupted after {ended} of {run.trials} trials. Go on with: {resume_command(run.folder)}"
+
+
+def _front(front: Front) -> Iterator[str]:
+    """The front of several objectives, in a line."""
+    size = f"{len(front.rows)} architecture{'s' * (len(front.rows) != 1)}"
+    volume = front.hypervolume
+    if volume is None:
+        yield f"Front:       {size}"
+        return
+    reference = ", ".join(f"{name} {value:.6g}" for name, value in front.reference.items())
+    yield f"Front:       {size}, hypervolume {volume:.6g} above the worst of the first trials ({reference})"
 
 
 def resume_command(folder: str) -> str:
@@ -117,5 +133,5 @@ def _described(run: Run, arch: Mapping[str, Any], row: Mapping[str, Any] | None,
     if row.get("parameters") is not None:
         yield f"  {'parameters':<19} {row['parameters']:,}, {row['flops'] / 1e6:,.1f} M multiply-accumulates"
     for limit in run.objective.limits:
-        if limit.excess({key: value for key, value in row.items() if value is not None}) > 0:
+        if limit.over({key: value for key, value in row.items() if value is not None}) > 0:
             yield f"  beyond the limit {limit.metric}{limit.relation}{limit.bound:g}"

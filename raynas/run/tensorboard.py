@@ -157,6 +157,10 @@ _PREDICTOR = {
     ),
     "refit_seconds": ("seconds of a refit", "How long fitting the predictor and proposing from it took; trials go on meanwhile."),
 }
+_HYPERVOLUME = (
+    "The volume between the front and the worst value of each objective among the first ten finished trials, in the product of the "
+    "objectives' units. That reference does not move, so the curve only grows; it begins with the tenth."
+)
 _CURVES = {
     "Search": {
         "best so far": [r"incumbent/(?!.*_by_(train_)?seconds$).*"],
@@ -258,6 +262,12 @@ class RunSummary:
         for metric, value in metrics.items():
             self._open(status).scalar(f"trial/{metric}", value, number)
         self.summary.scalar("trials/failed", failed, number, about=("trials that failed", "How many trials have failed so far."))
+
+    def front(self, queries: int, size: int, hypervolume: float | None) -> None:
+        """The front of several objectives after `queries` trials; without a hypervolume nothing."""
+        if hypervolume is not None:
+            self.summary.scalar("front/hypervolume", hypervolume, queries, about=("hypervolume of the front", _HYPERVOLUME))
+            self.summary.scalar("front/size", size, queries, about=("architectures on the front", "Those that no other is better than."))
 
     def refit(self, queries: int, seconds: float, mae: float | None, rank_correlation: float | None) -> None:
         """A fit of the predictor after `queries` trials.

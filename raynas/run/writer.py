@@ -103,7 +103,7 @@ class Writer:
         metrics: Mapping[str, Metric] = METRICS,
     ) -> None:
         self.uri, self._say, self._periodically, self._guard = uri, say, periodically, guard
-        self._store = RunStore(uri, metrics)
+        self._store, self.metrics = RunStore(uri, metrics), metrics
         self._batch, self._writing = Batch(), Batch()
         self._deletions: SimpleQueue[Callable[[], None] | None] = SimpleQueue()  # None: there are no more
         self._change = threading.Condition()

@@ -48,15 +48,15 @@ def _share(part: Tensor, whole: Tensor) -> float | None:
     return int(part) / int(whole) if whole else None
 
 
-def latency(network: nn.Module, channels: int, size: int) -> float:
-    """Milliseconds, the median of several runs, in which a network classifies one image, on the device where it is."""
+def latency(network: nn.Module, channels: int, size: int, images: int = 1) -> float:
+    """Milliseconds, the median of several runs, in which a network classifies so many images at once, on the device where it is."""
     device = next(network.parameters()).device
-    image = torch.zeros(1, channels, size, size, device=device)
+    batch = torch.zeros(images, channels, size, size, device=device)
     seconds: list[float] = []
     with torch.inference_mode():
         for run in range(WARM_UP + RUNS):
             began = time.perf_counter()
-            network(image)
+            network(batch)
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
             seconds += [time.perf_counter() - began] if run >= WARM_UP else []
