@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -175,10 +176,11 @@ def test_objectives_of_ones_own(tmp_path: Path) -> None:
 
 
 def test_a_search_with_two_objectives(tmp_path: Path) -> None:
-    flags = ["--objective", "valid_accuracy", "--objective", "-parameters", "--limit", "flops<=60e6", "--trials", 30, "--out", "run"]
-    done = search(tmp_path, *flags)
+    page = (Path(__file__).resolve().parents[1] / "docs" / "search.md").read_text(encoding="utf-8")
+    (command,) = (line for line in page.splitlines() if "--objective -parameters" in line)
+    done = search(tmp_path, *shlex.split(command)[3:], "--trials", 30)
     assert done.returncode == 0, done.stdout + done.stderr
-    run, found = str(tmp_path / "run"), rows(tmp_path / "run")
+    run, found = str(tmp_path / "runs" / "front"), rows(tmp_path / "runs" / "front")
     front = results.read_front(run).to_pylist()
     assert {row["trial_id"] for row in front} == {
         row["trial_id"]
@@ -192,7 +194,7 @@ def test_a_search_with_two_objectives(tmp_path: Path) -> None:
     assert all(row["flops"] <= 60e6 for row in found)
     assert f"Front:       {len(front)} architecture" in done.stdout
     assert storage.read_json(run, "best.json")["valid_accuracy"] == max(row["valid_accuracy"] for row in front)
-    again = search(tmp_path, "--resume", "run", "--trials", 34)
+    again = search(tmp_path, "--resume", "runs/front", "--trials", 34)
     assert again.returncode == 0, again.stdout + again.stderr
     volumes = [float(text.partition("hypervolume ")[2].split()[0]) for text in (done.stdout, again.stdout)]
     assert volumes == sorted(volumes)
