@@ -65,7 +65,7 @@ class Greedy(Epochs):
     def step(self) -> dict[str, Any]:
         report = super().step()
         if self.epoch == 2 and _is("greedy", self.arch) and _first("greedy"):
-            taken = bytearray(b"x") * 3 * 2**30
+            taken = bytearray(b"x") * (5 * 2**30)
             time.sleep(100)
             del taken
         return report

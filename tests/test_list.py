@@ -32,7 +32,8 @@ def test_options_have_their_defaults(capsys: pytest.CaptureFixture[str]) -> None
     assert found["evolution"]["population"] == 30
     assert found["darts"]["order"] == 2
     trainables = {entry.name: entry.options for entry in list.entries("trainables")}
-    assert trainables["train"] == {"data_dir": None, "batch_size": None, "device": "auto"}
+    expected = {"data_dir": None, "batch_size": None, "device": "auto", "cuda_graphs": False, "latency": None}
+    assert trainables["train"] == expected
     assert list.main([]) == 0
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == [*list.KINDS]
 
