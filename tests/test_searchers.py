@@ -38,7 +38,7 @@ _QUICK: dict[str, Any] = {"pool": 40, "predictor_options": {"members": 2, "layer
 _NETWORK: dict[str, Any] = {"members": 1, "layers": 1, "width": 8, "epochs": 3}
 OPTIONS: dict[str, dict[str, Any]] = {  # settings that make a method quick, and go with a space that has paths and graphs only
     "bananas": _QUICK,
-    "bananas-paper": _QUICK,
+    "bananas-paper": _QUICK | {"predictor_options": _QUICK["predictor_options"] | {"standardize": True}},
     "alphax": {"predictor_options": _QUICK["predictor_options"]},
     "dngo": {"encoding": "path", "pool": 40, "predictor_options": {"width": 8, "epochs": 3}},
     "bohamiann": {"encoding": "path", "pool": 40, "predictor_options": {"chains": 2, "steps": 20, "burn_in": 9, "keep_every": 9}},
