@@ -14,8 +14,6 @@ from raynas.arch import Arch
 from raynas.errors import ConfigError
 from raynas.front import improvement, non_dominated, shortfall, undominated
 from raynas.history import History, Known
-from raynas.model.candidates import random_archs
-from raynas.model.predictors import make_predictor
 from raynas.model.predictors.base import Floats
 from raynas.outcome import COSTS, Metric, Objective
 from raynas.spaces import SearchSpace, known_costs
@@ -162,9 +160,7 @@ class SeveralObjectives(Encoded):
         if history.objective.single:
             return super().propose(space, history, rng, count)
         lineage: dict[str, str] = {}
-        pool = self.begin(space, history, rng, count, lineage)
-        if len(pool) < count:
-            pool += random_archs(space, {*history.observed, *history.pending, *(arch.id for arch in pool)}, rng, count - len(pool))
+        pool = self.pool_of(space, history, rng, count, lineage)
         known = history.known()
         if not known.archs or not pool:
             return Proposal(pool[:count])
@@ -203,8 +199,7 @@ class SeveralObjectives(Encoded):
             # from the operations, too, where the space tells them.
             bounded = isfinite(metric.low) and isfinite(metric.high)
             encoding = self.encoding if bounded or not space.adjacency_sizes else f"adjacency+{self.encoding}"
-            predictor = make_predictor(self.predictor, self.predictor_options, encoding)
-            return Modelled(learned(predictor, space, known.archs, values, "open_rank_gauss" if bounded else "identity", rng))
+            return Modelled(learned(self.seeing(encoding), space, known.archs, values, "open_rank_gauss" if bounded else "identity", rng))
 
         objectives = [
             Computed(space, metric.name, -1.0 if metric.direction == "min" else 1.0)

@@ -129,9 +129,7 @@ class Surrogate(Learning):
     def propose(self, space: SearchSpace, history: History, rng: np.random.Generator, count: int) -> Proposal:
         """The `count` candidates of highest acquisition under a model of everything observed."""
         lineage: dict[str, str] = {}
-        pool = self.begin(space, history, rng, count, lineage)
-        if len(pool) < count:  # the last ones of a space that can be listed
-            pool += random_archs(space, {*history.observed, *history.pending, *(arch.id for arch in pool)}, rng, count - len(pool))
+        pool = self.pool_of(space, history, rng, count, lineage)
         if not history.targets()[0] or not pool:
             return Proposal(pool[:count])
         learned = self.learn(space, history, rng)
@@ -144,6 +142,13 @@ class Surrogate(Learning):
             chosen = self._foreseen(fitted, pool, chosen[: _SHORTLIST * count], list(history.pending.values()), best, rng)
         chosen = chosen[:count]
         return learned.proposal([pool[i] for i in chosen], prediction.mean[chosen], prediction.std[chosen], score[chosen], lineage)
+
+    def pool_of(self, space: SearchSpace, history: History, rng: np.random.Generator, count: int, lineage: dict[str, str]) -> list[Arch]:
+        """As `begin`, but at least `count` of them, as long as a space that can be listed has so many."""
+        pool = self.begin(space, history, rng, count, lineage)
+        if len(pool) < count:
+            pool += random_archs(space, {*history.observed, *history.pending, *(arch.id for arch in pool)}, rng, count - len(pool))
+        return pool
 
     def score(self, prediction: Prediction, best: float, rng: np.random.Generator) -> Floats:
         """(m,) the acquisition function."""
@@ -248,8 +253,12 @@ class ByPredictor(Learning):
 
     def model(self) -> Predictor:
         """The predictor, which sees the encoding if it sees vectors."""
+        return self.seeing(self.encoding)
+
+    def seeing(self, encoding: str) -> Predictor:
+        """The predictor with another encoding."""
         own = self.own_options if self.predictor == type(self).predictor else {}
-        return make_predictor(self.predictor, {**own, **self.predictor_options}, self.encoding)
+        return make_predictor(self.predictor, {**own, **self.predictor_options}, encoding)
 
     def check(self, space: SearchSpace) -> None:
         """What the predictor cannot read fails here, not in the run."""

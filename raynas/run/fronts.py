@@ -20,20 +20,19 @@ class Front:
         self._objective = objective
         self._vectors = self._first = np.empty((0, len(objective.metrics)))  # of the rows; of the first trials
 
-    def add(self, row: Mapping[str, Any], outcome: Outcome) -> bool:
-        """One more trial has ended; whether the front or the reference is another one now."""
+    def add(self, row: Mapping[str, Any], outcome: Outcome) -> None:
+        """One more trial has ended."""
         vector = self._objective.vector(outcome.metrics)
         if outcome.status != "finished" or vector is None:
-            return False
-        if early := len(self._first) < FIRST:
+            return
+        if len(self._first) < FIRST:
             self._first = np.vstack([self._first, vector])
         if excess_of(self._objective.over(outcome.metrics)) > 0:
-            return early
+            return
         vectors = np.vstack([self._vectors, vector])
         kept = non_dominated(vectors)
         self.rows = [each for each, stays in zip([*self.rows, dict(row)], kept, strict=True) if stays]
         self._vectors = vectors[kept]
-        return early or bool(kept[-1])
 
     @property
     def settled(self) -> bool:

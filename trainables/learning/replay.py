@@ -23,8 +23,8 @@ def replayed(network: nn.Module, device: torch.device) -> Callable[[Tensor], Any
 
 def free() -> None:
     """Gives the memory of networks that are gone back to the GPU; no network that is replayed may be left."""
-    gc.collect()  # captured ones, whose parts hold each other
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        gc.collect()  # captured ones, whose parts hold each other
         torch._C._cuda_clearCublasWorkspaces()  # of the streams of captures
         torch.cuda.empty_cache()
 

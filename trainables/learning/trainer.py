@@ -173,9 +173,7 @@ class Trainer:
         if self.workers > 1:
             # A static graph may have layers that are never used. Batch norms are averaged after each epoch instead.
             self._averaging = DistributedDataParallel(self._model, broadcast_buffers=False, static_graph=True)
-        elif (
-            graphs and micro_batches == 1 and not compiled and not isinstance(data.train, StreamedSplit)
-        ):  # whose threads a capture would disturb
+        elif graphs and micro_batches == 1 and not compiled and not isinstance(data.train, StreamedSplit):  # threads disturb captures
             self._averaging = replayed(self.network, device)
         self.normalize = Normalize(data.mean, data.std).to(device)
         self._bf16 = has_bf16(device)
