@@ -6,7 +6,7 @@ n: architectures, m: objectives, l: limits. All values are to be maximised.
 import math
 from bisect import bisect_right, insort
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -198,13 +198,16 @@ class History:
         self._curves.pop(arch_id, None)
 
     def add(self, observation: Observation) -> None:
-        """An observation made elsewhere, for instance before a restart."""
+        """An observation made elsewhere, for instance before a restart; what went on keeps what it had reported before it was stopped."""
         arch_id = observation.arch.id
         self.withdraw(arch_id)
         before = self.observed.get(arch_id)
         if before is not None and (before.status != "stopped" or observation.status == "failed" or observation.budget <= before.budget):
             return
-        self.observed.pop(arch_id, None)  # what is newer comes last
+        if before is not None:
+            earlier = tuple(point for point in before.curve if point[0] < observation.curve[0][0])
+            observation = replace(observation, curve=earlier + observation.curve)
+            del self.observed[arch_id]  # what is newer comes last
         self.observed[arch_id] = observation
         self._added.append(observation)
         if observation.status == "finished":

@@ -17,6 +17,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from raynas.errors import ConfigError
 from raynas.outcome import Merit, Status
+from raynas.run.schedulers import BananasAsha
 from raynas.tables import Table
 from searchers import Engine
 
@@ -86,6 +87,8 @@ class Simulation:
             raise ConfigError("trials and workers must be at least 1, rates between 0 and 1, and straggler_factor at least 1")
         self.engine, self.table, self.trials, self.workers = engine, table, trials, workers
         self.scheduler = scheduler or FIFOScheduler()
+        if isinstance(self.scheduler, BananasAsha):
+            self.scheduler.bind(engine)
         self.repeat, self.budgets = repeat, tuple(b for b in table.budgets if max_epochs is None or b <= max_epochs)
         self.failure_rate, self.straggler_rate, self.straggler_factor = failure_rate, straggler_rate, straggler_factor
         self.results: list[SimulatedResult] = []
@@ -151,10 +154,12 @@ class Simulation:
         self._asked += 1
         slow = self.straggler_rate > 0 and self._rng.random() < self.straggler_rate
         arch_id, config = suggestion.arch.id, {"arch": suggestion.arch.to_config()}
+        before = self.engine.history.observed.get(arch_id)
+        reported = 0 if before is None else sum(budget <= before.budget for budget in self.budgets)  # it goes on where it was stopped
         fails = self.failure_rate > 0 and self._rng.random() < self.failure_rate
         fails_at = self._rng.random() * self._seconds(arch_id, len(self.budgets) - 1) if fails else float("inf")
         reports = sum(suggestion.budget is None or budget <= suggestion.budget for budget in self.budgets) or 1
-        trial = _Trial(trial_id, config, arch_id, self.now, self.straggler_factor if slow else 1.0, fails_at, reports)
+        trial = _Trial(trial_id, config, arch_id, self.now, self.straggler_factor if slow else 1.0, fails_at, reports, reported=reported)
         self._live.append(trial)
         self.scheduler.on_trial_add(self, trial)
         return trial

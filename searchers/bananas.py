@@ -4,7 +4,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
+
+from raynas.history import History
+from raynas.model.budgets import OverBudgets, rows
+from raynas.model.predictors.base import OnVectors
+from raynas.spaces import SearchSpace
 from searchers.several import SeveralObjectives
+from searchers.surrogate import Learned, drawn_target
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,6 +23,8 @@ class Bananas(SeveralObjectives):
     and the target is the rank or the logarithm of the error, by turns at random: what one misjudges, the other may not.
     Deviations count twice (`exploration`): an ensemble is too sure of what it has not seen. `its` is the paper's acquisition function.
 
+    Where trials were stopped early, the model learns from all budgets (raynas.model.budgets), if it sees vectors.
+
     The encoding `path` is the paper's.
     """
 
@@ -25,6 +34,16 @@ class Bananas(SeveralObjectives):
     exploration: float = 2.0
     patience: int | None = 30
     recommender: str = "denoised"
+
+    all_budgets: ClassVar[bool] = True
+
+    def learn(self, space: SearchSpace, history: History, rng: np.random.Generator) -> Learned:
+        model, known = self.model(), rows(history) if self.all_budgets else None
+        if known is None or not isinstance(model, OnVectors):
+            return super().learn(space, history, rng)
+        target = drawn_target(self.target, known.values, rng)
+        fitted = OverBudgets(model).fit(space, known, target.values, int(rng.integers(2**31)))
+        return Learned(fitted, target, fitted.forecasts(known, target.values))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +65,7 @@ class BananasPaper(Bananas):
     patience: int | None = None
 
     several: ClassVar[bool] = False
+    all_budgets: ClassVar[bool] = False
 
     own_options: ClassVar[Mapping[str, Any]] = {
         "members": 5,

@@ -28,6 +28,7 @@ from raynas.outcome import COSTS, Objective, Outcome, as_number, budget_of
 from raynas.spaces import SearchSpace, known_costs, make_space
 from searchers.fitting import Beside, Fit, Refit, Where, fit
 from searchers.method import Method, Origin, Proposal, Suggestion, check_objective, within_limits
+from searchers.promotion import Promotion
 
 logger = logging.getLogger(__name__)
 
@@ -84,6 +85,9 @@ class Engine:
         self.fitting: Where = fitting if method.learns else "inline"
         self._waits = self.fitting in ("inline", "apart")
         self.history = History(method.carry, self.objective)
+        self.promotion: Promotion | None = None  # which of the trials that a scheduler has stopped go on
+        self._forecasts: Mapping[str, float] = {}  # of the last fit, see `Proposal`
+        self._spent: set[str] = set()  # ids of what failed when it went on
         self.refits: list[Refit] = []
         self.problem: str | None = None  # why the method failed, where it never proposed anything
         self.exhausted = False  # the space holds no architecture that is not known
@@ -148,6 +152,7 @@ class Engine:
             report = last
         outcome, vector, over = self._judged(self.history.pending[arch_id], report, error)
         if outcome.status == "failed":
+            self._spent.add(arch_id)
             self.history.end(arch_id, "failed")
         else:
             self.history.end(arch_id, outcome.status, outcome.budget, vector, over)
@@ -190,6 +195,10 @@ class Engine:
                 raise ConfigError(f"an architecture is given as JSON, as in the column arch of trials.parquet, not as {arch!r}")
             given = self.space.from_config(arch.to_config() if isinstance(arch, Arch) else arch)
             self._first.append(Suggestion(given, budget, origin=Origin("given")))
+
+    def stops(self, arch_id: str, budget: float) -> bool:
+        """Whether a pending architecture that has spent `budget` is to be stopped there, and perhaps to go on later."""
+        return self.promotion is not None and self.promotion.stops(self.history, arch_id, budget)
 
     def recommend(self) -> Arch | None:
         """The architecture to choose after what is known now; None before any result."""
@@ -244,10 +253,13 @@ class Engine:
         before = self.history.observed.get(arch_id)
         if before is None or arch_id in self.history.pending:
             return arch_id not in self.history
-        return before.status == "stopped" and suggestion.budget is not None and suggestion.budget > before.budget
+        more = self.promotion is not None or (suggestion.budget is not None and suggestion.budget > before.budget)
+        return before.status == "stopped" and more
 
     def _next(self) -> Suggestion | None:
         suggestion = self._pop(self._first)
+        if suggestion is None and not self._starting():
+            suggestion = self._promoted()
         if suggestion is None and not self._starting():
             if self._waits:
                 self._ask_method()
@@ -258,6 +270,10 @@ class Engine:
             arch, by = (self._random(), "initial") if self._starting() else (self._stopgap(), "stopgap")
             suggestion = None if arch is None else Suggestion(arch, origin=Origin(by))
         return suggestion
+
+    def _promoted(self) -> Suggestion | None:
+        arch = None if self.promotion is None else self.promotion.due(self.history, self._forecasts, self._spent)
+        return None if arch is None else Suggestion(arch, origin=Origin("promotion"))
 
     def _ask_method(self) -> None:
         """Waits for new proposals if they are due."""
@@ -315,7 +331,7 @@ class Engine:
     def _refill(self, done: Fit, pairs: list[tuple[float, float]], observations: int | None = None) -> None:
         """Takes over what a fit proposed, and notes how good the model before it was."""
         proposal = done.proposal
-        self._queue = deque(proposal.suggestions())
+        self._queue, self._forecasts = deque(proposal.suggestions()), proposal.forecasts
         if proposal.memory is not None:
             self.history.memory = proposal.memory
         if self.method.learns:

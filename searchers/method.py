@@ -61,6 +61,8 @@ class Proposal:
         budgets: how much each evaluation may spend; None: a full one. An architecture that was stopped may come again with more.
         memory: plain JSON that the next call finds as `history.memory`; None: it stays as it is.
         origins: how each came about, where the method says so.
+        forecasts: by id, what is expected of architectures that were evaluated, at the full budget: for schedulers that ask what is to go
+            on. In any units in which higher is better.
     """
 
     archs: Sequence[Arch]
@@ -68,6 +70,7 @@ class Proposal:
     budgets: Sequence[float | None] = ()
     memory: Any = None
     origins: Sequence[Origin] = ()
+    forecasts: Mapping[str, float] = field(default_factory=dict)
 
     def check(self, space: SearchSpace) -> None:
         """Raises OutOfSpaceError unless all that is proposed is of `space`, and within what a table or limits leave of it."""

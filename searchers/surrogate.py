@@ -6,6 +6,7 @@ BANANAS and what it was compared with that learns are this loop with other parts
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -32,6 +33,7 @@ class Learned(NamedTuple):
 
     fitted: FittedPredictor
     target: Target
+    forecasts: Mapping[str, float] = MappingProxyType({})  # see `Proposal`
 
     @property
     def best(self) -> float:
@@ -44,16 +46,22 @@ class Learned(NamedTuple):
         deviation = np.abs(back(mean + std) - back(mean - std)) / 2  # in units of the metric, which the target is not
         told = zip(archs, score.tolist(), deviation.tolist(), strict=True)
         origins = [Origin("model", lineage.get(arch.id), *each) for arch, *each in told]
-        return Proposal(archs, back(mean).tolist(), origins=origins)
+        return Proposal(archs, back(mean).tolist(), origins=origins, forecasts=dict(self.forecasts))
 
 
 def learned(
     predictor: Predictor, space: SearchSpace, archs: Sequence[Arch], values: Floats, target: str, rng: np.random.Generator
 ) -> Learned:
     """The predictor fitted to values (n,) of n architectures, of which it learns one of the targets that `target` joins by `+`."""
-    names = target.split("+")
-    learns: Target = resolve(TARGETS, names[rng.integers(len(names))], "target")(values)
+    learns = drawn_target(target, values, rng)
     return Learned(predictor.fit(space, archs, learns.values, int(rng.integers(2**31))), learns)
+
+
+def drawn_target(target: str, values: Floats, rng: np.random.Generator) -> Target:
+    """One of the targets that `target` joins by `+`, of values (n,)."""
+    names = target.split("+")
+    drawn: Target = resolve(TARGETS, names[rng.integers(len(names))], "target")(values)
+    return drawn
 
 
 @dataclass(frozen=True, kw_only=True)

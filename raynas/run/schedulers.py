@@ -1,6 +1,7 @@
 """Tune schedulers by name, with defaults that fit epochs; and what makes their memory survive a restart."""
 
 from collections.abc import Mapping, Sequence
+from itertools import count, takewhile
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,8 @@ from raynas.registry import check_options, keywords, resolve
 from raynas.results import Tables
 from raynas.run.settings import SCHEDULERS
 from raynas.storage import first_line
+from searchers import Engine
+from searchers.promotion import Promotion
 
 _REDUCTION = 3  # of ASHA and HyperBand: the third that is best goes on
 _TIME = "epoch"
@@ -55,6 +58,36 @@ class HyperBand(_Epochs, HyperBandScheduler):  # type: ignore[misc]  # ray has n
 
 class Median(_Epochs, MedianStoppingRule):  # type: ignore[misc]  # ray has no types
     """Stops what is below the median of the others (Golovin et al. 2017, https://doi.org/10.1145/3097983.3098043)."""
+
+
+class BananasAsha(_Epochs, FIFOScheduler):  # type: ignore[misc]  # ray has no types
+    """Trials stop at rungs, and those go on of which the method's model expects most: successive halving by forecasts.
+
+    A trial goes on when a worker is free, as `searchers.promotion` says; it is a trial of its own, which begins where the stopped one ended.
+    Methods that forecast nothing have their trials judged by their values, as ASHA's are.
+
+    Args:
+        max_t, grace_period, reduction_factor: rungs are at grace_period * reduction_factor ** k below max_t, as ASHA's.
+        share: of the trials that have reached a rung, those that go on.
+    """
+
+    def __init__(
+        self, *, metric: str, max_t: int, time_attr: str = _TIME, grace_period: int = 1, reduction_factor: float = 3, share: float = 0.15
+    ) -> None:
+        FIFOScheduler.__init__(self)
+        self._value = metric
+        self.promotion = Promotion(tuple(takewhile(lambda rung: rung < max_t, (grace_period * reduction_factor**k for k in count()))), share)
+        self._engine: Engine | None = None
+
+    def bind(self, engine: Engine) -> None:
+        """Tells whose trials these are: without an engine nothing goes on, and nothing stops."""
+        self._engine, engine.promotion = engine, self.promotion
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """Whether the trial stops."""
+        told, engine = self._told(result), self._engine
+        stops = told is not None and engine is not None and engine.stops(trial.config["arch"]["id"], told[_TIME])
+        return str(TrialScheduler.STOP if stops else TrialScheduler.CONTINUE)
 
 
 def make_scheduler(name: str, metric: str, mode: str, max_epochs: int | None, options: Mapping[str, Any] | None = None) -> Any:

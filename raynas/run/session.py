@@ -33,7 +33,7 @@ from raynas.run.ray_private import kept, unburdened
 from raynas.run.recorder import Recorder
 from raynas.run.resume import arch_of
 from raynas.run.retries import Retries
-from raynas.run.schedulers import make_scheduler, remembers, replay
+from raynas.run.schedulers import BananasAsha, make_scheduler, remembers, replay
 from raynas.run.slots import needs_of, slots
 from raynas.run.summary import Run, read_run
 from raynas.run.supernets import Supernets
@@ -91,6 +91,8 @@ class Session:
         self.scheduler = make_scheduler(
             config.scheduler, first.name, first.direction or "max", self.plan.max_epochs, config.scheduler_options
         )
+        if isinstance(self.scheduler, BananasAsha):
+            self.scheduler.bind(self.searcher.engine)
         check_pauses(self.scheduler, self.trainable, config)
         self.warm = warm_tables(config, uri)
         self.command, self.hint = train_command(uri, config, dataset_of(config))

@@ -28,6 +28,7 @@ SHARED = ("data_dir", "device")  # options of the trials that train, which a one
 SCHEDULERS: dict[str, str] = {
     "fifo": "ray.tune.schedulers:FIFOScheduler",
     "asha": "raynas.run.schedulers:Asha",
+    "bananas-asha": "raynas.run.schedulers:BananasAsha",
     "hyperband": "raynas.run.schedulers:HyperBand",
     "median": "raynas.run.schedulers:Median",
 }

@@ -1,0 +1,140 @@
+"""Results at several budgets as one set of observations. n: architectures, l: levels below the full budget, r: rows, m: candidates.
+
+A trial that was stopped says something about what it would have reached: its value is carried to the full budget, level by level, by what
+other trials gained there; and the model is told from which level, so that it may learn what the carrying gets wrong. It is the chain of
+Kennedy and O'Hagan (Biometrika 87, 2000) with BANANAS' ensemble in the place of their Gaussian processes.
+"""
+
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+
+from raynas.arch import Arch
+from raynas.history import Curve, History
+from raynas.model.encodings import encode, encode_again, feature_weights
+from raynas.model.predictors.base import FittedVectorModel, Floats, OnVectors, Prediction
+from raynas.model.targets import log_error
+from raynas.spaces.base import SearchSpace
+
+_APART = 1.5  # factor between two levels, at least: trials that were stopped anywhere make few of them
+_SLOPE, _PAIRS = 0.6, 3.0  # how much of an advantage lasts to the next level, before any result, and how many results that belief is worth
+_LEAST = 0.05  # of it that lasts
+_WEIGHT = 0.3  # of the level among the features of an architecture
+_TRUST = 0.5  # how much of what is odd about the last value of a trial is its architecture's own
+
+
+class Rows(NamedTuple):
+    """Measurements, one for each level that an architecture has reached."""
+
+    archs: list[Arch]  # (r,)
+    lacking: Floats  # (r,) the share of levels from there to the full budget, which has 0
+    values: Floats  # (r,) carried to the full budget
+    last: dict[str, int]  # id -> the row of its largest budget
+
+
+def levels(history: History) -> list[float]:
+    """The budgets at which trials were stopped, ascending, but for those that are close to a smaller one."""
+    chosen: list[float] = []
+    for budget in sorted({o.budget for o in history.observed.values() if o.status == "stopped"}):
+        if budget > 0 and (not chosen or budget >= _APART * chosen[-1]):
+            chosen.append(budget)
+    return chosen
+
+
+def rows(history: History) -> Rows | None:
+    """What is known at each level, of running trials, too; None where no trial was stopped."""
+    below = levels(history)
+    if not below:
+        return None
+    archs: dict[str, Arch] = {}
+    curves: dict[str, list[tuple[float, float]]] = {}
+    full: dict[str, float] = {}
+    for row in history.rows():
+        if row.status != "failed":
+            archs[row.arch.id] = row.arch
+            curves.setdefault(row.arch.id, []).append((row.budget, row.value))
+            if row.status == "finished":
+                full[row.arch.id] = row.value  # the last one stays
+    table = np.array([[*(_value_at(curves[i], b) for b in below), full.get(i, np.nan)] for i in archs])  # (n, l + 1)
+    known = np.isfinite(table)
+    target = log_error(table[known])
+    scaled = np.full_like(table, np.nan)
+    scaled[known] = target.values
+    values = target.inverse(carried(scaled)[known])
+    if table[known].min() >= 0 and table[known].max() <= 1:
+        values = values.clip(0, 1)
+    which, level = np.nonzero(known)  # by architecture, levels ascending
+    each = list(archs.values())
+    last = {each[i].id: row for row, i in enumerate(which.tolist())}
+    return Rows([each[i] for i in which], 1 - level / len(below), values, last)
+
+
+def _value_at(curve: Curve | Sequence[tuple[float, float]], budget: float) -> float:
+    """The value at `budget`, or the last one before; NaN where it was not reached."""
+    at = bisect_right(curve, budget, key=lambda point: point[0])
+    return curve[at - 1][1] if at and curve[-1][0] >= budget else np.nan
+
+
+def carried(values: Floats) -> Floats:
+    """(n, l + 1) values at ascending levels, NaN where there is none, as they are expected to be at the last one."""
+    steps = [_step(below, above) for below, above in pairwise(values.T)]
+    result = values.copy()
+    for level in range(len(steps)):
+        for step in steps[level:]:
+            result[:, level] = step(result[:, level])
+    return result
+
+
+def _step(below: Floats, above: Floats) -> Callable[[Floats], Floats]:
+    """From one level to the next: the line through what is known at both, (n,) each, the better half of which counts more."""
+    both = np.isfinite(below) & np.isfinite(above)
+    x, y = (below[both], above[both]) if both.any() else (below[np.isfinite(below)],) * 2
+    spread = float(np.nanstd(below)) or 1.0
+    weights = np.exp(-np.maximum(np.median(x) - x, 0) / spread)
+    x0, y0 = np.average(x, weights=weights), np.average(y, weights=weights)
+    belief = _PAIRS * spread**2
+    along = (weights * (x - x0) * (y - y0)).sum() if both.any() else 0.0
+    slope = max((along + _SLOPE * belief) / ((weights * (x - x0) ** 2).sum() + belief), _LEAST)
+    return lambda value: y0 + slope * (value - x0)
+
+
+@dataclass(frozen=True)
+class OverBudgets:
+    """A predictor that is told, beside the encoding of an architecture, how much was lacking to the full budget."""
+
+    on: OnVectors
+
+    def fit(self, space: SearchSpace, known: Rows, targets: Floats, seed: int) -> "FittedOverBudgets":
+        """Learns from targets (r,)."""
+        inputs = np.column_stack([encode_again(self.on.encoding, space, known.archs), known.lacking]).astype(np.float32)
+        weights = np.append(feature_weights(self.on.encoding, space), _WEIGHT)
+        return FittedOverBudgets(self.on.model.fit(inputs, targets, seed, weights), self.on.encoding, space)
+
+
+@dataclass(frozen=True)
+class FittedOverBudgets:
+    """The same given observations."""
+
+    fitted: FittedVectorModel
+    encoding: str
+    space: SearchSpace
+
+    def predict(self, archs: Sequence[Arch]) -> Prediction:
+        """What m architectures are expected to reach at the full budget."""
+        return self._at(encode(self.encoding, self.space, archs), np.zeros(len(archs)))
+
+    def forecasts(self, known: Rows, targets: Floats) -> dict[str, float]:
+        """By id, what every architecture is expected to reach, in units of the targets (r,); of what has, the target."""
+        at = np.array(list(known.last.values()))
+        inputs = encode_again(self.encoding, self.space, [known.archs[i] for i in at])
+        lacking = known.lacking[at]
+        odd = targets[at] - self._at(inputs, lacking).mean
+        expected = self._at(inputs, np.zeros(len(at))).mean + _TRUST * odd
+        return dict(zip(known.last, np.where(lacking > 0, expected, targets[at]).tolist(), strict=True))
+
+    def _at(self, inputs: Floats, lacking: Floats) -> Prediction:
+        return self.fitted.predict(np.column_stack([inputs, lacking]).astype(np.float32))

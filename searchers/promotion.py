@@ -1,0 +1,62 @@
+"""Which of the trials that were stopped at a rung go on: successive halving whose judge is the model, not the rank at the rung.
+
+Synchronous or not does not matter: whenever a worker asks for something to do, the best of those that wait at the highest rung goes on if so
+few of the others have that it is due; else something new begins.
+"""
+
+from bisect import bisect_right
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from raynas.arch import Arch
+from raynas.errors import ConfigError
+from raynas.history import History, Observation
+
+
+@dataclass(frozen=True)
+class Promotion:
+    """The rule.
+
+    Args:
+        rungs: ascending budgets at which trials stop.
+        share: of the trials that have reached a rung, those that go on.
+    """
+
+    rungs: tuple[float, ...]
+    share: float = 0.15
+
+    def __post_init__(self) -> None:
+        if not self.rungs or list(self.rungs) != sorted(set(self.rungs)) or not 0 < self.share < 1:
+            raise ConfigError(f"rungs must ascend, and share be between 0 and 1, not {self.rungs} and {self.share}")
+
+    def stops(self, history: History, arch_id: str, budget: float) -> bool:
+        """Whether a running trial that has reached `budget` stops there."""
+        before = history.observed.get(arch_id)
+        goals = self.rungs[0 if before is None else self._passed(before) :]
+        return bool(goals) and budget >= goals[0]
+
+    def due(self, history: History, forecasts: Mapping[str, float], spent: set[str]) -> Arch | None:
+        """What goes on now; None: nothing.
+
+        Args:
+            forecasts: by id, what is expected at the full budget; what has none waits for the next fit. Empty: values decide.
+            spent: ids of what does not go on, as it failed when it did.
+        """
+        passed = {o.arch.id: self._passed(o) for o in history.observed.values() if o.status != "failed"}
+        for rung in range(len(self.rungs), 0, -1):
+            reached = [arch_id for arch_id, rungs in passed.items() if rungs >= rung]
+            gone = sum(passed[arch_id] > rung or arch_id in history.pending for arch_id in reached)
+            waiting = [i for i in reached if passed[i] == rung and i not in history.pending and i not in spent]
+            if forecasts:
+                waiting = [arch_id for arch_id in waiting if arch_id in forecasts]
+            if waiting and gone < max(1.0, self.share * len(reached)):
+                observed = history.observed
+                best = max(waiting, key=lambda arch_id: forecasts[arch_id] if forecasts else observed[arch_id].value)
+                return observed[best].arch
+        return None
+
+    def _passed(self, observation: Observation) -> int:
+        """Rungs at which it was stopped, or beyond all of them."""
+        if observation.status == "finished":
+            return len(self.rungs) + 1
+        return bisect_right(self.rungs, observation.budget)
