@@ -161,7 +161,8 @@ class History:
 
     def report(self, arch_id: str, budget: float, value: float) -> None:
         """An intermediate value of a pending architecture; values that are not finite, and budgets seen before, are ignored."""
-        if arch_id not in self.pending or not math.isfinite(value):
+        before = self.observed.get(arch_id)
+        if arch_id not in self.pending or not math.isfinite(value) or (before is not None and budget <= before.budget):
             return
         curve = self._curves.setdefault(arch_id, [])
         if curve and budget <= curve[-1][0]:

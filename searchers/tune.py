@@ -190,6 +190,11 @@ class TuneSearcher(Searcher):  # type: ignore[misc]  # ray has no types
         return None if suggestion is None else (suggestion, time.monotonic() - moment)
 
     @property
+    def promotes(self) -> bool:
+        """Whether what was stopped may go on, as another trial."""
+        return self.engine.promotion is not None
+
+    @property
     def exhausted(self) -> bool:
         """Whether the space holds no architecture that is not known."""
         return self.engine.exhausted

@@ -1,5 +1,6 @@
 """The checkpoints of a run folder: how one is noted, given back to a trial that goes on, and deleted when nobody needs it."""
 
+import json
 import logging
 import os
 import re
@@ -57,6 +58,7 @@ class Checkpoints:
         self._replaced: list[str] = []  # single checkpoints, likewise
         self._newest: dict[str, list[str]] = {}  # folder of a trial -> its newest checkpoints, the oldest first
         self._problems: dict[str, str | None] = {}  # checkpoint of an earlier session -> what is wrong with it
+        self.waiting: dict[str, str] = {}  # architecture id -> note of the checkpoint of its trial, which was stopped and may go on
 
     def noted(self, checkpoint: Any, result: Mapping[str, Any]) -> Saved:
         """What to keep of a checkpoint that led to `result`."""
@@ -107,6 +109,11 @@ class Checkpoints:
         kept = {folder_of(saved) for saved in used}
         for session in self._folders(folder):
             self._obsolete.update(trial for trial in self._folders(session) if trial not in kept)
+
+    def release_waiting(self) -> None:
+        """The same for those of trials that did not go on."""
+        while self.waiting:
+            self.release_saved(json.loads(self.waiting.popitem()[1]))
 
     def deletion(self) -> Callable[[], None] | None:
         """What deletes all that was released until now, once the rows allow it; None: nothing was."""

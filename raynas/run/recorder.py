@@ -52,6 +52,10 @@ class Searcher(Protocol):
     def memory(self) -> Any:
         """What the method remembers beyond the history, plain JSON; None: nothing."""
 
+    @property
+    def promotes(self) -> bool:
+        """Whether what was stopped may go on, as another trial."""
+
     def on_trial_result(self, trial_id: str, result: dict[str, Any], /) -> None:
         """Notes an intermediate result."""
 
@@ -220,10 +224,11 @@ class Recorder(Callback):  # type: ignore[misc]  # ray has no types
             text = json.dumps(arch, separators=(",", ":"))
             row = {"order": self._order, "trial_id": trial.trial_id, "arch_id": arch["id"], "arch": text}
             budget = trial.config.get("max_epochs")
-            row |= {"started_at": datetime.now(UTC), "checkpoint": None, "budget": None if budget == self.max_epochs else budget}
-            row |= self._origin(trial.trial_id)
+            row |= {"started_at": datetime.now(UTC), "budget": None if budget == self.max_epochs else budget}
+            row |= {"checkpoint": self.checkpoints.waiting.pop(arch["id"], None)} | self._origin(trial.trial_id)
             self._order += 1
             self.store.add_started(row)
+            self._give_back(trial, row)
         else:
             row, reports = earlier
             self._go_on(trial, row, reports)
@@ -249,6 +254,10 @@ class Recorder(Callback):  # type: ignore[misc]  # ray has no types
             retell(self.scheduler, trial, reports, self.objective.first.name)
         for report in reports:
             self.searcher.on_trial_result(trial.trial_id, report)
+        self._give_back(trial, row)
+
+    def _give_back(self, trial: Any, row: Mapping[str, Any]) -> None:
+        """Lets a trial go on from the checkpoint of its row, if it has one."""
         if row["checkpoint"] is not None:
             saved = json.loads(row["checkpoint"])
             if problem := self.checkpoints.give_back(trial, saved):
@@ -257,7 +266,7 @@ class Recorder(Callback):  # type: ignore[misc]  # ray has no types
     def _end(self, trial: Any, failed: Failure | None = None) -> None:
         row = dict(self._started(trial))
         del self._rows[trial.trial_id]
-        self._release(trial, row.pop("checkpoint"))
+        noted = row.pop("checkpoint")
         del row["budget"]  # of trials under way
         row |= self.columns
         result, now = trial.last_result or {}, datetime.now(UTC)
@@ -266,6 +275,10 @@ class Recorder(Callback):  # type: ignore[misc]  # ray has no types
         row |= {"wall_seconds": (now - row["started_at"]).total_seconds()} | self._stored(outcome.metrics)
         row |= {"status": outcome.status, "error": outcome.error, "ended_at": now} | self._where(result)
         row["epochs"] = int(outcome.budget) if measured(result).keys() - ADDED else None
+        if outcome.status == "stopped" and noted is not None and self.searcher.promotes:
+            self.checkpoints.waiting[row["arch_id"]] = noted
+        else:
+            self._release(trial, noted)
         tries = self.retries.ended(trial)
         fault = "architecture" if outcome.status == "failed" and not failed else tries.blame.fault  # the former: its last report is none
         row |= {"fault": fault if outcome.status == "failed" or tries.retries else None, "retries": tries.retries}
@@ -375,6 +388,7 @@ class Recorder(Callback):  # type: ignore[misc]  # ray has no types
             stack.callback(self.trackers.close)
             stack.callback(self.store.close)
             self.write_best(self.searcher.recommend())
+            self.checkpoints.release_waiting()
             if len(self.objective.metrics) > 1:
                 self.store.put("front.parquet", file_of("trials", self.progress.front.rows, self.store.metrics))
             if config is not None:
