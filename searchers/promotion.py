@@ -1,10 +1,10 @@
 """Which of the trials that were stopped at a rung go on: successive halving whose judge is the model, not the rank at the rung.
 
-Synchronous or not does not matter: whenever a worker asks for something to do, the best of those that wait at the highest rung goes on if so
-few of the others have that it is due; else something new begins.
+Whenever a worker asks for something to do, the best of those that wait at the highest rung goes on if so few of the others have that it
+is due; else something new begins (as in ASHA, Li et al., arXiv 1810.05934, algorithm 2, but for the judge and the share).
 """
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -19,15 +19,19 @@ class Promotion:
 
     Args:
         rungs: ascending budgets at which trials stop.
-        share: of the trials that have reached a rung, those that go on.
+        full: the budget of a full evaluation.
+        exponent: of the trials that have reached a rung, (budget there / budget at the next) ** exponent go on. With 1, all rungs cost alike,
+            as in ASHA; with less, more is spent on full evaluations.
     """
 
     rungs: tuple[float, ...]
-    share: float = 0.15
+    full: float
+    exponent: float = 2 / 3
 
     def __post_init__(self) -> None:
-        if not self.rungs or list(self.rungs) != sorted(set(self.rungs)) or not 0 < self.share < 1:
-            raise ConfigError(f"rungs must ascend, and share be between 0 and 1, not {self.rungs} and {self.share}")
+        ladder = [0.0, *self.rungs, self.full]
+        if not self.rungs or ladder != sorted(set(ladder)) or not self.exponent > 0:
+            raise ConfigError(f"rungs must ascend to below {self.full:g}, and exponent be above 0, not {self.rungs} and {self.exponent}")
 
     def stops(self, history: History, arch_id: str, budget: float) -> bool:
         """Whether a running trial that has reached `budget` stops there."""
@@ -49,11 +53,21 @@ class Promotion:
             waiting = [i for i in reached if passed[i] == rung and i not in history.pending and i not in spent]
             if forecasts:
                 waiting = [arch_id for arch_id in waiting if arch_id in forecasts]
-            if waiting and gone < max(1.0, self.share * len(reached)):
+            if waiting and gone < max(1.0, self._share(history, rung) * len(reached)):
                 observed = history.observed
                 best = max(waiting, key=lambda arch_id: forecasts[arch_id] if forecasts else observed[arch_id].value)
                 return observed[best].arch
         return None
+
+    def _share(self, history: History, rung: int) -> float:
+        """Of the trials that have reached this rung, counted from 1, those that go on."""
+        here, beyond = (*self.rungs, self.full)[rung - 1 : rung + 1]
+        for observation in reversed(history.observed.values()):  # trials need not report where rungs are: one that went on tells where
+            budgets = [budget for budget, _ in observation.curve]
+            if budgets and budgets[-1] >= beyond:
+                here, beyond = (budgets[bisect_left(budgets, budget)] for budget in (here, beyond))
+                break
+        return float((here / beyond) ** self.exponent)
 
     def _passed(self, observation: Observation) -> int:
         """Rungs at which it was stopped, or beyond all of them."""

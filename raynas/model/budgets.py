@@ -5,7 +5,7 @@ other trials gained there; and the model is told from which level, so that it ma
 Kennedy and O'Hagan (Biometrika 87, 2000) with BANANAS' ensemble in the place of their Gaussian processes.
 """
 
-from bisect import bisect_right
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -74,9 +74,9 @@ def rows(history: History) -> Rows | None:
 
 
 def _value_at(curve: Curve | Sequence[tuple[float, float]], budget: float) -> float:
-    """The value at `budget`, or the last one before; NaN where it was not reached."""
-    at = bisect_right(curve, budget, key=lambda point: point[0])
-    return curve[at - 1][1] if at and curve[-1][0] >= budget else np.nan
+    """The value at `budget`, or soon after; NaN where there is none."""
+    at = bisect_left(curve, budget, key=lambda point: point[0])
+    return curve[at][1] if at < len(curve) and curve[at][0] < _APART * budget else np.nan
 
 
 def carried(values: Floats) -> Floats:

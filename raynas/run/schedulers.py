@@ -63,8 +63,8 @@ class Median(_Epochs, MedianStoppingRule):  # type: ignore[misc]  # ray has no t
 class BananasAsha(_Epochs, FIFOScheduler):  # type: ignore[misc]  # ray has no types
     """Trials stop at rungs, and those go on of which the method's model expects most: successive halving by forecasts.
 
-    A trial goes on when a worker is free, as `searchers.promotion` says; it is a trial of its own, which begins where the stopped one ended.
-    Methods that forecast nothing have their trials judged by their values, as ASHA's are.
+    A trial goes on when a worker is free, as `searchers.promotion` says; it is a trial of its own, which begins where the stopped one
+    ended. Methods that forecast nothing have their trials judged by their values, as ASHA's are.
 
     Args:
         max_t, grace_period, reduction_factor: rungs are at grace_period * reduction_factor ** k below max_t, as ASHA's.
@@ -74,9 +74,13 @@ class BananasAsha(_Epochs, FIFOScheduler):  # type: ignore[misc]  # ray has no t
     def __init__(
         self, *, metric: str, max_t: int, time_attr: str = _TIME, grace_period: int = 1, reduction_factor: float = 3, share: float = 0.15
     ) -> None:
+        if not 0 < grace_period <= max_t or reduction_factor <= 1:
+            raise ConfigError(f"grace_period must be above 0 and at most {max_t}, and reduction_factor above 1")
         FIFOScheduler.__init__(self)
         self._value = metric
-        self.promotion = Promotion(tuple(takewhile(lambda rung: rung < max_t, (grace_period * reduction_factor**k for k in count()))), share)
+        self.promotion = Promotion(
+            tuple(takewhile(lambda rung: rung < max_t, (grace_period * reduction_factor**k for k in count()))), share
+        )
         self._engine: Engine | None = None
 
     def bind(self, engine: Engine) -> None:
