@@ -20,8 +20,8 @@ class Promotion:
     Args:
         rungs: ascending budgets at which trials stop.
         full: the budget of a full evaluation.
-        exponent: of the trials that have reached a rung, (budget there / budget at the next) ** exponent go on. With 1, all rungs cost alike,
-            as in ASHA; with less, more is spent on full evaluations.
+        exponent: of the trials that have reached a rung, (budget there / budget at the next) ** exponent go on. With 1, all rungs cost
+            alike, as in ASHA; with less, more is spent on full evaluations.
     """
 
     rungs: tuple[float, ...]

@@ -106,7 +106,7 @@ def test_a_model_of_all_budgets_orders_what_was_stopped(curves: Table) -> None:
 
 
 def test_what_goes_on_is_due_by_share_and_chosen_by_forecast() -> None:
-    rule = Promotion((10.0, 30.0), share=0.25)
+    rule = Promotion((10.0, 40.0), FULL, exponent=1.0)
     names = ["aaaa", "bbbb", "cccc", "dddd", "eeee", "ffff", "gggg", "hhhh"]
     known = history(*((name, "stopped", [(10, 0.1 * i)]) for i, name in enumerate(names)))
     ids = list(known.observed)
@@ -118,11 +118,11 @@ def test_what_goes_on_is_due_by_share_and_chosen_by_forecast() -> None:
     assert _id(rule.due(known, forecasts, {ids[0]})) == ids[1]
     known.start(best)
     assert not rule.stops(known, best.id, 10)
-    assert rule.stops(known, best.id, 30)
+    assert rule.stops(known, best.id, 40)
     assert _id(rule.due(known, forecasts, set())) == ids[1]  # 2 of 8 may go on
     known.start(known.observed[ids[1]].arch)
     assert rule.due(known, forecasts, set()) is None
-    known.end(best.id, "stopped", 30, (0.9,))
+    known.end(best.id, "stopped", 40, (0.9,))
     assert _id(rule.due(known, forecasts, set())) == best.id  # the highest rung comes first
 
 
@@ -163,7 +163,7 @@ def test_what_fails_when_it_goes_on_does_not_try_for_ever() -> None:
     assert engine.history.observed[again.arch.id].status == "stopped"
 
 
-@pytest.mark.parametrize("options", [{"share": 0}, {"share": 1.5}, {"grace_period": 300}, {"reduction_factor": 1}, {"grace_period": 0}])
+@pytest.mark.parametrize("options", [{"exponent": 0}, {"grace_period": 300}, {"reduction_factor": 1}, {"grace_period": 0}])
 def test_bad_options_are_one_line(options: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match="the scheduler 'bananas-asha' cannot be made with"):
         make_scheduler("bananas-asha", "valid_accuracy", "max", 200, options)

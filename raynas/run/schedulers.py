@@ -68,19 +68,25 @@ class BananasAsha(_Epochs, FIFOScheduler):  # type: ignore[misc]  # ray has no t
 
     Args:
         max_t, grace_period, reduction_factor: rungs are at grace_period * reduction_factor ** k below max_t, as ASHA's.
-        share: of the trials that have reached a rung, those that go on.
+        exponent: of the trials that have reached a rung, (budget there / budget at the next) ** exponent go on.
     """
 
     def __init__(
-        self, *, metric: str, max_t: int, time_attr: str = _TIME, grace_period: int = 1, reduction_factor: float = 3, share: float = 0.15
+        self,
+        *,
+        metric: str,
+        max_t: int,
+        time_attr: str = _TIME,
+        grace_period: int = 1,
+        reduction_factor: float = 3,
+        exponent: float = 2 / 3,
     ) -> None:
         if not 0 < grace_period <= max_t or reduction_factor <= 1:
             raise ConfigError(f"grace_period must be above 0 and at most {max_t}, and reduction_factor above 1")
         FIFOScheduler.__init__(self)
         self._value = metric
-        self.promotion = Promotion(
-            tuple(takewhile(lambda rung: rung < max_t, (grace_period * reduction_factor**k for k in count()))), share
-        )
+        rungs = tuple(takewhile(lambda rung: rung < max_t, (grace_period * reduction_factor**k for k in count())))
+        self.promotion = Promotion(rungs, max_t, exponent)
         self._engine: Engine | None = None
 
     def bind(self, engine: Engine) -> None:
