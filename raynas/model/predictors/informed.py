@@ -44,13 +44,12 @@ def slopes(told: Floats, targets: Floats) -> Floats:
     """
     centred, left = told - told.mean(axis=1, keepdims=True), targets - targets.mean()
     norms, found = np.linalg.norm(centred, axis=1), np.zeros(len(told))
-    free = max(len(targets) - 2, 0)
-    for _ in range(len(told)):
+    free = len(targets) - 2  # degrees of freedom
+    for _ in range(len(told) if free > 0 else 0):
         scale = norms * np.linalg.norm(left)
         r = np.divide(centred @ left, scale, out=np.zeros(len(told)), where=(scale > 1e-12) & (found == 0))
         j = int(r.argmax())
-        kept = 1 - _CERTAIN**2 * (1 - r[j] ** 2) / max(free * r[j] ** 2, 1e-12)
-        if r[j] <= 0 or kept <= 0:
+        if r[j] <= 0 or (kept := 1 - _CERTAIN**2 * (1 - r[j] ** 2) / (free * r[j] ** 2)) <= 0:
             break
         found[j] = kept * r[j] * np.linalg.norm(left) / norms[j]
         left = left - found[j] * centred[j]
