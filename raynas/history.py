@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raynas.arch import Arch
+from raynas.errors import ConfigError
 from raynas.outcome import Merit, Objective, Status, excess_of
 
 Curve = tuple[tuple[float, float], ...]  # (budget, value of the first objective) pairs, budgets ascending
@@ -51,6 +52,12 @@ class Observation:
     def merit(self) -> Merit:
         """Its place in the order of outcomes."""
         return Merit(-self.excess, self.status == "finished", (self.value, *self.others))
+
+    def check(self, objective: Objective) -> None:
+        """Raises ConfigError unless it has a value for each metric of `objective`, or has failed."""
+        if self.status != "failed" and len(self.others) != len(objective.metrics) - 1:
+            wanted = ", ".join(metric.name for metric in objective.metrics)
+            raise ConfigError(f"an observation of {self.arch.id} must have a value for each of {wanted}")
 
     def value_at(self, budget: float) -> float | None:
         """The value at `budget`, or at the largest reported budget below it."""

@@ -161,14 +161,12 @@ class Engine:
             ConfigError: one has not a value for each objective.
         """
         for observation in observations:
-            if observation.status != "failed" and len(observation.others) != len(self.objective.metrics) - 1:
-                wanted = ", ".join(metric.name for metric in self.objective.metrics)
-                raise ConfigError(f"an observation of {observation.arch.id} must have a value for each of {wanted}")
+            observation.check(self.objective)
             self.history.add(observation)
             self._fresh.append(observation.arch.id)
 
     def tell_prior(self, observations: Iterable[Observation]) -> int:
-        """Results of a search of something else, as another data set, whose order alone says something; how many did not fail."""
+        """Results of another search, as of another data set, whose order alone says something; how many did not fail. Raises likewise."""
         prior = prior_of(observations, self.history)
         if prior.archs:
             self.history.add_prior(prior)

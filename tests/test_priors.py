@@ -204,4 +204,5 @@ def test_what_makes_a_run_a_prior(theirs: dict[str, Any], ours: dict[str, Any], 
     store.close()
     config = RunConfig(**({"warm_start": [other]} | ours))
     assert [run.differs for run in other_runs(config, here, 3)] == [words]
+    assert other_runs(config, here, None)[0].differs == words  # nobody knows how many a full evaluation takes
     assert "another number of epochs, 3 and not 200" in other_runs(config, here, 200)[0].differs

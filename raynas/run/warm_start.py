@@ -90,7 +90,7 @@ def _other(config: RunConfig, uri: str, other: str, epochs: int | None) -> Other
     pairs: dict[str, tuple[Any, Any]] = {
         "data set": data,
         "trainable": (theirs.trainable, config.trainable),
-        "number of epochs": (full or epochs, epochs or full),
+        "number of epochs": (full or epochs or 0, epochs or full),
     }
     words = [f"another {what}, {there} and not {here}" for what, (there, here) in pairs.items() if there != here]
     if theirs.recipe != config.recipe or _of_results(theirs) != _of_results(config):
