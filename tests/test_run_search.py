@@ -384,7 +384,9 @@ def test_results_of_another_data_set_are_a_prior(finished: Path) -> None:
     assert f"{said}, among random ones, and the model learns what differs" in done.stdout
     best = [row["arch_id"] for row in sorted(rows(finished / "run"), key=lambda row: -row["valid_accuracy"])]
     first = [row["arch_id"] for row in rows(finished / "informed") if row["proposed_by"] == "prior"]
-    assert set(first) == set(best[: len(first)])
+    begun = [row["arch_id"] for row in rows(finished / "informed") if row["proposed_by"] in ("prior", "initial")]
+    assert set(first) <= set(best)
+    assert set(best[: len(first)]) <= set(begun)  # of the same seed, so that a random one may be one of the best
     assert len(first) >= 4
     more = search(finished, "--resume", "informed", "--trials", 13)
     assert more.returncode == 0, more.stderr
