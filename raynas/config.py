@@ -48,7 +48,10 @@ class RunConfig(BaseModel):
     )
     limit: Texts = Field(default_factory=list, description="what must hold, as parameters<=3.5e6; repeat it for several")
     metrics: dict[str, dict[str, Any]] = Field(default_factory=dict, description="what is known of metrics, see raynas.outcome.Metric")
-    warm_start: Texts = Field(default_factory=list, description="folder of another run whose results count as known; repeat it for several")
+    warm_start: Texts = Field(
+        default_factory=list,
+        description="folder of another run whose results count as known, or, of another data set, as a prior; repeat it for several",
+    )
     scheduler: str = Field("fifo", description="Tune scheduler that stops bad trials early: fifo (stops none), asha, hyperband or median")
     scheduler_options: dict[str, Any] = Field(default_factory=dict, description="settings of the scheduler")
     trials: int = Field(150, gt=0, description="architectures to evaluate; of one-shot searches the seeds, 4 unless given")

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raynas.arch import Arch
+from raynas.errors import ConfigError
 from raynas.outcome import Merit, Objective, Status, excess_of
 
 Curve = tuple[tuple[float, float], ...]  # (budget, value of the first objective) pairs, budgets ascending
@@ -52,10 +53,24 @@ class Observation:
         """Its place in the order of outcomes."""
         return Merit(-self.excess, self.status == "finished", (self.value, *self.others))
 
+    def check(self, objective: Objective) -> None:
+        """Raises ConfigError unless it has a value for each metric of `objective`, or has failed."""
+        if self.status != "failed" and len(self.others) != len(objective.metrics) - 1:
+            wanted = ", ".join(metric.name for metric in objective.metrics)
+            raise ConfigError(f"an observation of {self.arch.id} must have a value for each of {wanted}")
+
     def value_at(self, budget: float) -> float | None:
         """The value at `budget`, or at the largest reported budget below it."""
         at = bisect_right(self.curve, budget, key=lambda point: point[0])
         return self.curve[at - 1][1] if at else None
+
+
+@dataclass(frozen=True, eq=False)
+class Prior:
+    """What another search has found on other data, or by another training: values in units of their own, whose order says something."""
+
+    archs: tuple[Arch, ...]  # (n,) best first
+    values: Floats  # (n,) of the first objective, at the full budget there
 
 
 class Row(NamedTuple):
@@ -119,7 +134,7 @@ class MedianGain:
 class Update(NamedTuple):
     """What another history needs to become a copy of this one."""
 
-    added: list[Observation]
+    added: list[Observation | Prior]
     pending: dict[str, Arch]
     curves: dict[str, list[tuple[float, float]]]
     memory: Any
@@ -142,8 +157,9 @@ class History:
         self.observed: dict[str, Observation] = {}  # in order of completion
         self.pending: dict[str, Arch] = {}
         self.memory: Any = None  # plain JSON: what the method remembers beyond all this, see `searchers.Proposal`
+        self.priors: list[Prior] = []
         self._curves: dict[str, list[tuple[float, float]]] = {}  # of pending architectures
-        self._added: list[Observation] = []  # every one that was added
+        self._added: list[Observation | Prior] = []  # every one that was added
         self._make_carry = carry
         self._carry = carry()
 
@@ -214,11 +230,16 @@ class History:
         if observation.status == "finished":
             self._carry.add(observation)
 
+    def add_prior(self, prior: Prior) -> None:
+        """What another search has found; its architectures do not count as observed."""
+        self.priors.append(prior)
+        self._added.append(prior)
+
     # -- copies --------------------------------------------------------------------------------------------------------------
 
     @property
     def additions(self) -> int:
-        """How often an observation was added."""
+        """How often an observation or a prior was added."""
         return len(self._added)
 
     def since(self, additions: int) -> Update:
@@ -228,15 +249,22 @@ class History:
 
     def follow(self, update: Update) -> None:
         """Takes over what changed in a history of which this is an older copy."""
-        for observation in update.added:
-            self.add(observation)
+        for each in update.added:
+            if isinstance(each, Prior):
+                self.add_prior(each)
+            else:
+                self.add(each)
         self.pending, self._curves, self.memory, self.objective = update.pending, update.curves, update.memory, update.objective
 
     def copy(self) -> "History":
         """A snapshot that later changes do not touch."""
-        other = History(self._make_carry)
+        other = self.anew()
         other.follow(self.since(0))
         return other
+
+    def anew(self) -> "History":
+        """One with the same rules, of which nothing is known yet."""
+        return History(self._make_carry, self.objective)
 
     # -- what is known -------------------------------------------------------------------------------------------------------
 
@@ -279,7 +307,8 @@ class History:
             [o.arch.to_config(), o.status, [list(point) for point in o.curve], list(o.others), list(o.over)] for o in self.observed.values()
         ]
         pending = [[arch.to_config(), [list(p) for p in self._curves.get(arch.id, [])]] for arch in self.pending.values()]
-        return {"observed": observed, "pending": pending, "memory": self.memory}
+        priors = [[[arch.to_config() for arch in prior.archs], prior.values.tolist()] for prior in self.priors]
+        return {"observed": observed, "pending": pending, "memory": self.memory, "priors": priors}
 
     @classmethod
     def from_json(cls, state: Mapping[str, Any], carry: Callable[[], Carry] = MedianGain, objective: Objective | None = None) -> "History":
@@ -293,4 +322,6 @@ class History:
             history.start(arch)
             history._curves[arch.id] = [(float(b), float(v)) for b, v in curve]
         history.memory = state["memory"]
+        for configs, values in state.get("priors", ()):  # an older state has none
+            history.add_prior(Prior(tuple(map(Arch.from_config, configs)), np.array(values, dtype=np.float64)))
         return history

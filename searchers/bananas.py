@@ -23,7 +23,7 @@ class Bananas(SeveralObjectives):
     and the target is the rank or the logarithm of the error, by turns at random: what one misjudges, the other may not.
     Deviations count twice (`exploration`): an ensemble is too sure of what it has not seen. `its` is the paper's acquisition function.
 
-    Where trials were stopped early, the model learns from all budgets (raynas.model.budgets), if it sees vectors.
+    Where trials were stopped early, the model learns from all budgets (raynas.model.budgets), if it sees vectors and there is no prior.
 
     The encoding `path` is the paper's.
     """
@@ -39,7 +39,7 @@ class Bananas(SeveralObjectives):
 
     def learn(self, space: SearchSpace, history: History, rng: np.random.Generator) -> Learned:
         model, known = self.model(), rows(history) if self.all_budgets else None
-        if known is None or not isinstance(model, OnVectors):
+        if known is None or history.priors or not isinstance(model, OnVectors):
             return super().learn(space, history, rng)
         target = drawn_target(self.target, known.values, rng)
         fitted = OverBudgets(model).fit(space, known, target.values, int(rng.integers(2**31)))

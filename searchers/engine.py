@@ -21,12 +21,12 @@ import numpy as np
 from raynas.arch import Arch
 from raynas.errors import ConfigError, ResumeError
 from raynas.history import History, Observation
-from raynas.model.candidates import random_archs
-from raynas.model.ranks import spearman
+from raynas.model.priors import prior_of
 from raynas.model.recommend import observed
 from raynas.outcome import COSTS, Objective, Outcome, as_number, budget_of
 from raynas.spaces import SearchSpace, known_costs, make_space
-from searchers.fitting import Beside, Fit, Refit, Where, fit
+from searchers.fitting import Beside, Fit, Refit, Where, fit, refit
+from searchers.initial import at_random, initial, starting
 from searchers.method import Method, Origin, Proposal, Suggestion, check_objective, within_limits
 from searchers.promotion import Promotion
 
@@ -166,11 +166,16 @@ class Engine:
             ConfigError: one has not a value for each objective.
         """
         for observation in observations:
-            if observation.status != "failed" and len(observation.others) != len(self.objective.metrics) - 1:
-                wanted = ", ".join(metric.name for metric in self.objective.metrics)
-                raise ConfigError(f"an observation of {observation.arch.id} must have a value for each of {wanted}")
+            observation.check(self.objective)
             self.history.add(observation)
             self._fresh.append(observation.arch.id)
+
+    def tell_prior(self, observations: Iterable[Observation]) -> int:
+        """Results of another search, as of another data set, whose order alone says something; how many did not fail. Raises likewise."""
+        prior = prior_of(observations, self.history)
+        if prior.archs:
+            self.history.add_prior(prior)
+        return len(prior.archs)
 
     def observation(
         self, arch: Arch, metrics: Mapping[str, Any], curve: Iterable[tuple[float, float]] = (), *, error: str | None = None
@@ -232,10 +237,6 @@ class Engine:
         names = {metric.name for metric in self.objective.metrics} | {limit.metric for limit in self.objective.limits}
         return known_costs(self.space, arch) if names & set(COSTS) else None
 
-    def _starting(self) -> bool:
-        """Whether the initial design goes on: too few architectures known, or too few of them evaluated to learn from."""
-        return len(self.history) < self.method.num_initial or 2 * len(self.history.observed) < self.method.num_initial
-
     def _batch(self) -> int:
         """Completed trials from one fit to the next."""
         return self.method.batch(len(self.history.observed))
@@ -258,16 +259,17 @@ class Engine:
 
     def _next(self) -> Suggestion | None:
         suggestion = self._pop(self._first)
-        if suggestion is None and not self._starting():
+        starts = starting(self.history, self.method.num_initial)
+        if suggestion is None and not starts:
             suggestion = self._promoted()
-        if suggestion is None and not self._starting():
+        if suggestion is None and not starts:
             if self._waits:
                 self._ask_method()
             else:
                 self._launch()
             suggestion = self._pop(self._queue)
         if suggestion is None:
-            arch, by = (self._random(), "initial") if self._starting() else (self._stopgap(), "stopgap")
+            arch, by = initial(self.space, self.history, self._rng) if starts else (self._stopgap(), "stopgap")
             suggestion = None if arch is None else Suggestion(arch, origin=Origin(by))
         return suggestion
 
@@ -283,9 +285,6 @@ class Engine:
         propose = partial(fit, self.method, self.space) if self._beside is None else self._beside.fit
         self._refill(self._guarded(lambda: propose(self.history, self._child_rng(), self._batch())), pairs)
 
-    def _random(self) -> Arch | None:
-        return next(iter(random_archs(self.space, self.history, self._rng, 1)), None)
-
     def _stopgap(self) -> Arch | None:
         try:
             arch = self.method.stopgap(self.space, self.history, self._rng)
@@ -293,7 +292,7 @@ class Engine:
             return arch
         except Exception:
             self._tell_of_failure()
-            return self._random()
+            return at_random(self.space, self.history, self._rng)
 
     def _guarded(self, attempt: Callable[[], Fit]) -> Fit:
         """An exception in a method would abort the whole search: log it and go on without the method."""
@@ -319,7 +318,7 @@ class Engine:
 
     def _completed(self, arch_ids: list[str]) -> None:
         self._fresh += arch_ids
-        if not self._waits and not self._starting():
+        if not self._waits and not starting(self.history, self.method.num_initial):
             self._launch()
 
     def _comparable(self) -> list[tuple[float, float]]:
@@ -335,10 +334,7 @@ class Engine:
         if proposal.memory is not None:
             self.history.memory = proposal.memory
         if self.method.learns:
-            first, second = np.array(pairs, dtype=np.float64).reshape(-1, 2).T
-            mae = float(np.abs(first - second).mean()) if pairs else None
-            seen = len(self.history.observed) if observations is None else observations
-            self.refits.append(Refit(seen, done.seconds, len(pairs), mae, spearman(first, second)))
+            self.refits.append(refit(len(self.history.observed) if observations is None else observations, done.seconds, pairs))
 
     # -- beside the control loop -----------------------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ import sys
 import time
 import traceback
 import weakref
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import IO, Any, Literal, NamedTuple
@@ -22,6 +23,7 @@ from typing import IO, Any, Literal, NamedTuple
 import numpy as np
 
 from raynas.history import History
+from raynas.model.ranks import spearman
 from raynas.spaces import SearchSpace
 from searchers.method import Method, Proposal
 
@@ -48,6 +50,13 @@ class Refit:
     compared: int  # new results with a prediction
     mae: float | None  # mean absolute error, in units of the first objective
     rank_correlation: float | None  # Spearman's; None for fewer than 3 results
+
+
+def refit(observations: int, seconds: float, pairs: Sequence[tuple[float, float]]) -> Refit:
+    """One that took so long, and (expected, observed) of what came in since the one before."""
+    expected, observed = np.array(pairs, dtype=np.float64).reshape(-1, 2).T
+    mae = float(np.abs(expected - observed).mean()) if pairs else None
+    return Refit(observations, seconds, len(pairs), mae, spearman(expected, observed))
 
 
 class MethodError(Exception):

@@ -12,12 +12,12 @@ from raynas.arch import Arch
 from raynas.errors import ConfigError, OutOfSpaceError
 from raynas.front import MOST
 from raynas.history import Carry, History, MedianGain
-from raynas.model.candidates import random_archs
 from raynas.model.recommend import LIBRARIES, RECOMMENDERS
 from raynas.outcome import COSTS, Objective
 from raynas.registry import resolve
 from raynas.spaces import SearchSpace
 from raynas.spaces.derived import Limited
+from searchers.initial import at_random
 
 _MANY = 1000  # completed trials beyond which fits become rarer as their number grows
 
@@ -26,7 +26,7 @@ _MANY = 1000  # completed trials beyond which fits become rarer as their number 
 class Origin:
     """How an architecture came to be proposed."""
 
-    by: str  # "model", "mutation", "random", or what a method of one's own calls it; of the engine: "initial", "stopgap", "given"
+    by: str  # "model", "mutation", "random", or what a method of one's own calls it; of the engine: "initial", "prior", "stopgap", "given"
     parent: str | None = None  # the id of the architecture that it is a mutation of
     acquisition: float | None = None  # the value of the acquisition function, among the candidates of one fit
     deviation: float | None = None  # standard deviation of what the model expects, in units of the first objective
@@ -104,6 +104,7 @@ class Method(ABC):
     recommender: str = "observed"
 
     learns: ClassVar[bool] = False  # whether a model is fitted, and so a process beside the control loop and a queue are worth it
+    informed: ClassVar[bool] = False  # whether that model learns from the priors in the history, too, where there is one objective
     carry: ClassVar[type[Carry]] = MedianGain  # the rule by which what was stopped early is carried to the full budget
     several: ClassVar[bool] = False  # whether it knows what to do with several objectives, and with limits on what has to be measured
 
@@ -137,7 +138,7 @@ class Method(ABC):
 
     def stopgap(self, space: SearchSpace, history: History, rng: np.random.Generator) -> Arch | None:
         """An architecture at once, while a model is fitted and nothing is left of the last proposal; None where the space holds no more."""
-        return next(iter(random_archs(space, history, rng, 1)), None)
+        return at_random(space, history, rng)
 
     def recommend(self, space: SearchSpace, history: History) -> Arch | None:
         """The architecture to choose after what is known now; None before any result."""

@@ -8,23 +8,26 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 
 from raynas.arch import Arch
 from raynas.errors import ConfigError
-from raynas.history import History
+from raynas.history import History, Prior
 from raynas.model.acquisition import ACQUISITIONS
 from raynas.model.candidates import candidates, mutations, random_archs
 from raynas.model.predictors import make_predictor
 from raynas.model.predictors.base import FittedPredictor, Floats, Prediction, Predictor, check_space
+from raynas.model.predictors.informed import Informed
 from raynas.model.recommend import DEFAULT_ENCODING
 from raynas.model.targets import TARGETS, Target
 from raynas.registry import resolve
 from raynas.spaces import SearchSpace
 from searchers.method import Method, Origin, Proposal
 
+_MODELS: WeakKeyDictionary[Prior, tuple[Any, FittedPredictor]] = WeakKeyDictionary()  # with the method and the space they were made for
 _SHORTLIST = 5  # candidates for each that is wanted, among which a batch is chosen one after the other
 
 
@@ -75,6 +78,7 @@ class Learning(Method):
     target: str = "identity"
 
     learns: ClassVar[bool] = True
+    informed: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -95,7 +99,16 @@ class Learning(Method):
     def learn(self, space: SearchSpace, history: History, rng: np.random.Generator) -> Learned:
         """Fits the model to all results, of which there must be one."""
         archs, values = history.targets()
-        return learned(self.model(), space, archs, values, self.target, rng)
+        models = [self._model_of(prior, space) for prior in history.priors]
+        return learned(Informed(self.model(), models) if models else self.model(), space, archs, values, self.target, rng)
+
+    def _model_of(self, prior: Prior, space: SearchSpace) -> FittedPredictor:
+        """The model fitted to the ranks of what another search has found, once in a process."""
+        key = self, space
+        if _MODELS.get(prior, (None,))[0] != key:
+            targets = TARGETS["rank_gauss"](prior.values).values
+            _MODELS[prior] = key, self.model().fit(space, prior.archs, targets, 0)
+        return _MODELS[prior][1]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -207,6 +207,10 @@ class TuneSearcher(Searcher):  # type: ignore[misc]  # ray has no types
         """As `Engine.tell_many`."""
         self.engine.tell_many(observations)
 
+    def tell_prior(self, observations: Iterable[Observation]) -> int:
+        """As `Engine.tell_prior`."""
+        return self.engine.tell_prior(observations)
+
     def recommend(self) -> Arch | None:
         """As `Engine.recommend`."""
         return self.engine.recommend()

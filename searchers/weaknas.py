@@ -16,6 +16,7 @@ from raynas.history import History
 from raynas.model.candidates import candidates, everything, random_archs
 from raynas.model.encodings import encode
 from raynas.model.predictors.base import FittedOnVectors, FittedPredictor, Floats, Inputs
+from raynas.model.predictors.informed import FittedInformed
 from raynas.spaces import SearchSpace
 from searchers.method import Proposal
 from searchers.surrogate import ByPredictor
@@ -79,6 +80,9 @@ class WeakNAS(ByPredictor):
 
     def _expected(self, fitted: FittedPredictor, space: SearchSpace, pool: Sequence[Arch], listed: bool) -> Floats:
         """(N,) mean of the predictions."""
+        if isinstance(fitted, FittedInformed):
+            rest = self._expected(fitted.rest, space, pool, listed)
+            return sum((slope * self._expected(model, space, pool, listed) for slope, model in fitted.parts), rest)
         if listed and isinstance(fitted, FittedOnVectors):
             inputs = _encoded(self.encoding, space, self.whole)
             parts = [fitted.fitted.predict(inputs[i : i + _ROWS]) for i in range(0, len(inputs), _ROWS)]

@@ -329,6 +329,22 @@ class SearcherContract:
         assert restored.history.observed[live[0]["arch"]["id"]].curve == ((1.0, 0.25), (8.0, 0.75))
         assert live[1]["arch"]["id"] in restored.history.pending
 
+    def test_the_best_of_a_prior_come_first_and_do_not_count_as_known(self, make: Make, tmp_path: Path) -> None:
+        space = ToySpace(4)
+        searcher, restored = (make(space, num_initial=4, refit_every=2) for _ in range(2))
+        words = ["aaaa", "aaab", "aabb", "abbb", "bbbb"]
+        told = [searcher.engine.observation(space.make(w), {"valid_accuracy": w.count("a") / 9}) for w in words]
+        assert searcher.tell_prior(told) == len(words)
+        assert len(searcher.history) == 0
+        configs = drive(searcher, 12)
+        assert ids(configs)[0] == "aaaa"
+        assert ids(configs)[2] in words
+        assert len(set(ids(configs))) == 12
+        assert searcher.engine.problem is None
+        searcher.save(checkpoint_path=str(tmp_path / "state"))
+        restored.restore(checkpoint_path=str(tmp_path / "state"))
+        assert ids(drive(restored, 6, prefix="m")) == ids(drive(searcher, 6, prefix="m"))
+
     def test_the_state_is_a_snapshot(self, make: Make) -> None:
         searcher = make()
         drive(searcher, 12)

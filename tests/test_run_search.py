@@ -365,8 +365,8 @@ def test_a_model_learns_from_the_results_of_another_run_at_once(finished: Path) 
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--dataset", "cifar100"], "of another data set, cifar10 and not cifar100"),
         (["--space", "darts", "--trainable", "train", "--dataset", "digits"], "of another space, nasbench201 and not darts"),
+        (["--dataset", "cifar100", "--warm-start", "nowhere"], "nowhere"),
     ],
 )
 def test_results_of_something_else_are_refused(flags: list[str], words: str, finished: Path) -> None:
@@ -374,6 +374,24 @@ def test_results_of_something_else_are_refused(flags: list[str], words: str, fin
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
     assert words in done.stderr
     assert not (finished / "refused").exists()
+
+
+def test_results_of_another_data_set_are_a_prior(finished: Path) -> None:
+    given = ["--dataset", "cifar100", "--warm-start", "run", "--out", "informed"]
+    done = search(finished, *given, "--trials", 12)
+    assert done.returncode == 0, done.stdout + done.stderr
+    said = f"prior: 14 results of {finished / 'run'} (another data set, cifar10 and not cifar100): its best come first"
+    assert f"{said}, among random ones, and the model learns what differs" in done.stdout
+    best = [row["arch_id"] for row in sorted(rows(finished / "run"), key=lambda row: -row["valid_accuracy"])]
+    first = [row["arch_id"] for row in rows(finished / "informed") if row["proposed_by"] == "prior"]
+    begun = [row["arch_id"] for row in rows(finished / "informed") if row["proposed_by"] in ("prior", "initial")]
+    assert set(first) <= set(best)
+    assert set(best[: len(first)]) <= set(begun)  # of the same seed, so that a random one may be one of the best
+    assert len(first) >= 4
+    more = search(finished, "--resume", "informed", "--trials", 13)
+    assert more.returncode == 0, more.stderr
+    assert said in more.stdout
+    assert len({row["arch_id"] for row in rows(finished / "informed")}) == 13
 
 
 def test_a_run_is_no_start_of_itself(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ from raynas.run.supernets import Supernets
 from raynas.run.tensorboard import hyperparameters
 from raynas.run.trackers import Trackers, check_trackers
 from raynas.run.train_command import train_command
-from raynas.run.warm_start import dataset_of, observations, warm_tables
+from raynas.run.warm_start import dataset_of, observations, other_runs
 from raynas.spaces import SearchSpace, make_space
 from raynas.trust import SIGNATURE, modules, signed
 from searchers import Method, make_searcher, oneshot_method
@@ -94,7 +94,7 @@ class Session:
         if isinstance(self.scheduler, BananasAsha):
             self.scheduler.bind(self.searcher.engine)
         check_pauses(self.scheduler, self.trainable, config)
-        self.warm = warm_tables(config, uri)
+        self.others = other_runs(config, uri, self.plan.max_epochs)
         self.command, self.hint = train_command(uri, config, dataset_of(config))
         self.retries = Retries.of(config)
 
@@ -151,7 +151,7 @@ class Session:
         left, room = self.config.trials - done, 0
         if left <= 0:
             self.console.print(f"{done} trials are done, {self.config.trials} were asked for: nothing is left to do", highlight=False)
-        if (method := self.searcher.engine.method).learns and left > 0 and self.config.trials <= method.num_initial:
+        if (method := self.searcher.engine.method).learns and left > 0 and not self.others and self.config.trials <= method.num_initial:
             what = f"{self.config.searcher} learns from {method.num_initial} random architectures first"
             self.console.print(
                 f"{what}, so all {self.config.trials} will be random; --set searcher_options.num_initial=N changes that",
@@ -255,7 +255,12 @@ class Session:
 
     def _tell(self, recorder: Recorder) -> None:
         """Tells searcher and scheduler what earlier sessions and other runs found out, and puts unfinished trials first."""
-        engine, earlier = self.searcher.engine, [*self.warm, *([] if self.before is None else [self.before])]
+        engine = self.searcher.engine
+        earlier = [*(other.tables for other in self.others if not other.differs), *([] if self.before is None else [self.before])]
+        for other in self.others:
+            if other.differs:
+                results = engine.tell_prior(observations(engine, self.whole_space, other.tables))
+                self.console.print(other.line(results, engine), highlight=False, markup=False, soft_wrap=True)
         engine.tell_many([told for tables in earlier for told in observations(engine, self.whole_space, tables)])
         if self.before is None:
             return
