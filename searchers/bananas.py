@@ -14,7 +14,8 @@ class Bananas(SeveralObjectives):
     Each fit starts from scratch on everything observed (algorithm 1 of the paper). The defaults differ from the paper's where
     measurements said so: inputs count paths and add cost and shape, candidates descend from the best ten instead of the best,
     and the target is the rank or the logarithm of the error, by turns at random: what one misjudges, the other may not.
-    Deviations count twice (`exploration`): an ensemble is too sure of what it has not seen. `its` is the paper's acquisition function.
+    Deviations count twice (`exploration`): an ensemble is too sure of what it has not seen. `its` is the paper's acquisition function;
+    with trials under way each proposal follows one member of the ensemble instead (`follows`).
 
     The encoding `path` is the paper's.
     """
@@ -25,6 +26,8 @@ class Bananas(SeveralObjectives):
     exploration: float = 2.0
     patience: int | None = 30
     recommender: str = "denoised"
+
+    follows: ClassVar[bool] = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +49,7 @@ class BananasPaper(Bananas):
     patience: int | None = None
 
     several: ClassVar[bool] = False
+    follows: ClassVar[bool] = False
 
     own_options: ClassVar[Mapping[str, Any]] = {
         "members": 5,
