@@ -44,7 +44,7 @@ def draw(outcomes: dict[str, NDArray[np.float64]], path: str) -> None:
         axes[1].plot(WORKERS, np.median(hours, axis=1), marker="o", color=colour)
         axes[2].plot(WORKERS, 100 * found.mean(axis=1), marker="o", color=colour)
     titles: list[dict[str, Any]] = [
-        {"ylabel": "evaluations", "title": "evaluations to the best cell", "ylim": (0, TRIALS + 5)},
+        {"ylabel": "evaluations", "title": f"evaluations to the best cell, or {TRIALS}", "ylim": (0, TRIALS + 5)},
         {"ylabel": "hours", "title": "simulated hours until then", "yscale": "log"},
         {"ylabel": "%", "title": f"found it within {TRIALS}", "ylim": (-3, 103)},
     ]

@@ -15,7 +15,7 @@ class Bananas(SeveralObjectives):
     measurements said so: inputs count paths and add cost and shape, candidates descend from the best ten instead of the best,
     and the target is the rank or the logarithm of the error, by turns at random: what one misjudges, the other may not.
     Deviations count twice (`exploration`): an ensemble is too sure of what it has not seen. `its` is the paper's acquisition function;
-    with trials under way each proposal follows one member of the ensemble instead (`follows`).
+    with more than `num_initial` trials under way each proposal follows one member of the ensemble instead (`follows`).
 
     The encoding `path` is the paper's.
     """

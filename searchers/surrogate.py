@@ -101,8 +101,8 @@ class Surrogate(Learning):
         parents: best observed architectures that are mutated.
         rates: mutation rates, drawn for each candidate.
         random_share: share of the pool that is random instead of mutated.
-        climbs: how often the candidates that the model likes best are mutated in turn and half a pool of these added; unless 0, once more
-            for each doubling of the trials under way, which are mutated, too.
+        climbs: how often the candidates that the model likes best are mutated in turn and half a pool of these added; unless 0, in a
+            wide search once more for each doubling of the trials under way, which are mutated, too.
         exploration: factor on the deviation of the predictions.
         patience: evaluations without a new best after which half of the fits draw the pool at random; None: never.
     """
@@ -121,7 +121,7 @@ class Surrogate(Learning):
     distribution: they say nothing new, and so the deviation near them falls (GP-BUCB: Desautels, Krause, Burdick, JMLR 2014)."""
 
     follows: ClassVar[bool] = False
-    """Whether, with trials under way, `its` draws all candidates together, once for each proposal, and without `exploration`: of an
+    """Whether, in a wide search, `its` draws all candidates together, once for each proposal, and without `exploration`: of an
     ensemble, a proposal is what one member likes best. Workers differ then as members do, who agree on what is bad (parallel Thompson
     sampling: Kandasamy, Krishnamurthy, Schneider, Poczos, AISTATS 2018, arXiv 1705.09236)."""
 
@@ -142,7 +142,7 @@ class Surrogate(Learning):
         fitted, best = learned.fitted, learned.best
         pool = self.extend(space, history, rng, count, pool, fitted, best, lineage)
         prediction = fitted.predict(pool)
-        if self.follows and self.acquisition == "its" and history.pending:
+        if self.follows and self.acquisition == "its" and self._under_way(history):
             chosen, score = _followed(prediction.sample(min(count, len(pool)), rng))
             prediction = prediction.widened(self.exploration)
         else:
@@ -206,8 +206,8 @@ class Surrogate(Learning):
         """The pool and mutations of what is liked best, there and under way, as `climbs` says; `like`: how much each of n is, (n,)."""
         if not self.climbs:
             return pool
-        # With many under way the best observed are old, and of what trains fast: the way from there to what is good is longer.
-        pending = list(history.pending.values())
+        # In a wide search the best observed are old, and of what trains fast: the way from there to what is good is longer.
+        pending = self._under_way(history)
         known = {*history.observed, *history.pending, *(arch.id for arch in pool)}
         seen = pending + pool
         means = like(seen)
@@ -220,6 +220,10 @@ class Surrogate(Learning):
             means = np.concatenate([means, like(new)])
             seen = seen + new
         return seen[len(pending) :]
+
+    def _under_way(self, history: History) -> list[Arch]:
+        """What is pending in a wide search, one with more trials under way than the initial design has; nothing in another."""
+        return list(history.pending.values()) if len(history.pending) > self.num_initial else []
 
     def _wanted(self, history: History, count: int) -> int:
         return max(self.pool * self.full_batch(len(history.observed)) // self.refit_every, 2 * count)
