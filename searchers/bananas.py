@@ -21,7 +21,8 @@ class Bananas(SeveralObjectives):
     Each fit starts from scratch on everything observed (algorithm 1 of the paper). The defaults differ from the paper's where
     measurements said so: inputs count paths and add cost and shape, candidates descend from the best ten instead of the best,
     and the target is the rank or the logarithm of the error, by turns at random: what one misjudges, the other may not.
-    Deviations count twice (`exploration`): an ensemble is too sure of what it has not seen. `its` is the paper's acquisition function.
+    Deviations count twice (`exploration`): an ensemble is too sure of what it has not seen. `its` is the paper's acquisition function;
+    with more than `num_initial` trials under way each proposal follows one member of the ensemble instead (`follows`).
 
     Where trials were stopped early, the model learns from all budgets (raynas.model.budgets), if it sees vectors and there is no prior.
 
@@ -36,6 +37,7 @@ class Bananas(SeveralObjectives):
     recommender: str = "denoised"
 
     all_budgets: ClassVar[bool] = True
+    follows: ClassVar[bool] = True
 
     def learn(self, space: SearchSpace, history: History, rng: np.random.Generator) -> Learned:
         model, known = self.model(), rows(history) if self.all_budgets else None
@@ -66,6 +68,7 @@ class BananasPaper(Bananas):
 
     several: ClassVar[bool] = False
     all_budgets: ClassVar[bool] = False
+    follows: ClassVar[bool] = False
 
     own_options: ClassVar[Mapping[str, Any]] = {
         "members": 5,

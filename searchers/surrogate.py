@@ -122,7 +122,8 @@ class Surrogate(Learning):
         parents: best observed architectures that are mutated.
         rates: mutation rates, drawn for each candidate.
         random_share: share of the pool that is random instead of mutated.
-        climbs: how often the candidates that the model likes best are mutated in turn and half a pool of these added.
+        climbs: how often the candidates that the model likes best are mutated in turn and half a pool of these added; unless 0, in a
+            wide search once more for each doubling of the trials under way, which are mutated, too.
         exploration: factor on the deviation of the predictions.
         patience: evaluations without a new best after which half of the fits draw the pool at random; None: never.
     """
@@ -140,6 +141,11 @@ class Surrogate(Learning):
     """Whether, of a batch, each is chosen as if those before it and those pending had come out as expected, which takes a joint normal
     distribution: they say nothing new, and so the deviation near them falls (GP-BUCB: Desautels, Krause, Burdick, JMLR 2014)."""
 
+    follows: ClassVar[bool] = False
+    """Whether, in a wide search, `its` draws all candidates together, once for each proposal, and without `exploration`: of an
+    ensemble, a proposal is what one member likes best. Workers differ then as members do, who agree on what is bad (parallel Thompson
+    sampling: Kandasamy, Krishnamurthy, Schneider, Poczos, AISTATS 2018, arXiv 1705.09236)."""
+
     def __post_init__(self) -> None:
         super().__post_init__()
         least = min(self.pool, self.parents, 1 if self.patience is None else self.patience)
@@ -156,9 +162,14 @@ class Surrogate(Learning):
         learned = self.learn(space, history, rng)
         fitted, best = learned.fitted, learned.best
         pool = self.extend(space, history, rng, count, pool, fitted, best, lineage)
-        prediction = fitted.predict(pool).widened(self.exploration)
-        score = self.score(prediction, best, rng)
-        chosen = np.argsort(-score, kind="stable")
+        prediction = fitted.predict(pool)
+        if self.follows and self.acquisition == "its" and self._under_way(history):
+            chosen, score = _followed(prediction.sample(min(count, len(pool)), rng))
+            prediction = prediction.widened(self.exploration)
+        else:
+            prediction = prediction.widened(self.exploration)
+            score = self.score(prediction, best, rng)
+            chosen = np.argsort(-score, kind="stable")
         if self.foresees and (count > 1 or history.pending):
             chosen = self._foreseen(fitted, pool, chosen[: _SHORTLIST * count], list(history.pending.values()), best, rng)
         chosen = chosen[:count]
@@ -213,18 +224,27 @@ class Surrogate(Learning):
         like: Callable[[Sequence[Arch]], Floats],
         lineage: dict[str, str],
     ) -> list[Arch]:
-        """The pool and mutations of what is liked best in it, `climbs` times; `like`: how much each of n architectures is, (n,)."""
+        """The pool and mutations of what is liked best, there and under way, as `climbs` says; `like`: how much each of n is, (n,)."""
+        if not self.climbs:
+            return pool
+        # In a wide search the best observed are old, and of what trains fast: the way from there to what is good is longer.
+        pending = self._under_way(history)
         known = {*history.observed, *history.pending, *(arch.id for arch in pool)}
-        means = like(pool) if self.climbs else np.empty(0)
-        for _ in range(self.climbs):
-            liked = [pool[i] for i in np.argsort(-means, kind="stable")[: self.parents]]
+        seen = pending + pool
+        means = like(seen)
+        for _ in range(self.climbs + len(pending).bit_length()):
+            liked = [seen[i] for i in np.argsort(-means, kind="stable")[: self.parents]]
             new = mutations(space, liked, known, rng, self._wanted(history, count) // 2, self.rates, lineage)
             if not new:
                 break
             known.update(arch.id for arch in new)
             means = np.concatenate([means, like(new)])
-            pool = pool + new
-        return pool
+            seen = seen + new
+        return seen[len(pending) :]
+
+    def _under_way(self, history: History) -> list[Arch]:
+        """What is pending in a wide search, one with more trials under way than the initial design has; nothing in another."""
+        return list(history.pending.values()) if len(history.pending) > self.num_initial else []
 
     def _wanted(self, history: History, count: int) -> int:
         return max(self.pool * self.full_batch(len(history.observed)) // self.refit_every, 2 * count)
@@ -254,6 +274,18 @@ class Surrogate(Learning):
         """A mutation of one of the best, without asking the model."""
         pool = candidates(space, history, rng, 1, self.parents, self.rates)
         return pool[0] if pool else super().stopgap(space, history, rng)
+
+
+def _followed(draws: Floats) -> tuple[NDArray[np.int64], Floats]:
+    """Of draws (s, m) of m candidates, the best of each that none before it took: (s,) indices, and (m,) what was drawn of them there."""
+    chosen: list[int] = []
+    score = np.full(draws.shape[1], -np.inf)
+    for drawn in draws:
+        left = drawn.copy()
+        left[chosen] = -np.inf
+        chosen.append(int(left.argmax()))
+        score[chosen[-1]] = drawn[chosen[-1]]
+    return np.array(chosen), score
 
 
 @dataclass(frozen=True, kw_only=True)
