@@ -95,13 +95,12 @@ class Points(NamedTuple):
         return mean
 
     def along(self, direction: Floats) -> Floats:
-        """(n,) how far the first draw of each reaches in a direction (m,), below 0 where it breaks a limit.
+        """(n,) how far the first draw of each reaches in a direction (m,); what breaks a limit is worse than all that does not.
 
-        Over random directions this scalarisation measures the hypervolume (Golovin, Zhang, ICML 2020, lemma 5).
+        Its power m is the scalarisation whose mean over random directions is the hypervolume (Golovin, Zhang, arXiv 2006.04655).
         """
-        broken = np.maximum(-self.margins[0], 0.0).sum(axis=-1)
-        reach: Floats = (self.objectives[0] / direction).min(axis=-1)
-        return np.where(broken > 0, -_BROKEN - broken, reach)
+        broken, reach = _broken(self.margins[0]), (self.objectives[0] / direction).min(axis=-1)
+        return np.where(broken > 0, reach.min() - broken, reach)
 
     def joining(self, front: Floats, indices: Sequence[int]) -> Floats:
         """The front with some of them, of one draw, where they keep the limits."""
@@ -112,9 +111,15 @@ class Points(NamedTuple):
 
 def _gain(objectives: Floats, margins: Floats, front: Floats, boxes: Floats) -> Floats:
     """(n,) of one draw, (n, m) and (n, l); `boxes`: what the front leaves. One draw at a time, as boxes may be many."""
-    broken = np.maximum(-margins, 0.0).sum(axis=-1)
+    broken = _broken(margins)
     lacking = np.maximum(shortfall(objectives, front), 0.0) if len(front) else 0.0
     return np.where(broken > 0, -_TIE * (_BROKEN + broken), improvement(objectives, boxes) - _TIE * lacking)
+
+
+def _broken(margins: Floats) -> Floats:
+    """(...,) by how much limits are broken, of margins (..., l)."""
+    broken: Floats = np.maximum(-margins, 0.0).sum(axis=-1)
+    return broken
 
 
 class Outlook(NamedTuple):
@@ -191,7 +196,7 @@ class SeveralObjectives(Encoded):
         directed = count == 1 and bool(rng.random() < 0.5)
         while len(chosen) < count:
             if directed:
-                direction = np.abs(rng.normal(size=front.shape[1])) + _TIE
+                direction = np.abs(rng.normal(size=front.shape[1])) + _TIE  # no objective counts for nothing
                 score = forecasts.draws(1, rng, self.exploration).along(direction)
             else:
                 score = forecasts.draws(self.draws, rng).promise(front)
