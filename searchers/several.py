@@ -99,7 +99,8 @@ class Points(NamedTuple):
 
         Its power m is the scalarisation whose mean over random directions is the hypervolume (Golovin, Zhang, arXiv 2006.04655).
         """
-        broken, reach = _broken(self.margins[0]), (self.objectives[0] / direction).min(axis=-1)
+        broken = _broken(self.margins[0])
+        reach: Floats = (self.objectives[0] / direction).min(axis=-1)
         return np.where(broken > 0, reach.min() - broken, reach)
 
     def joining(self, front: Floats, indices: Sequence[int]) -> Floats:
