@@ -113,9 +113,9 @@ def run(hardware: str, out: Path, job: tuple[int, str, str]) -> None:
         file.write_text(json.dumps(known.regrets(archs)))
 
 
-def rows(out: Path, methods: list[str]) -> Iterator[list[Any]]:
+def rows(out: Path, cases: list[str], methods: list[str]) -> Iterator[list[Any]]:
     """Mean (median) regret in percent of what is finished."""
-    for case, method in product(CASES, methods):
+    for case, method in product(cases, methods):
         found = [json.loads(file.read_text()) for file in out.glob(f"{case}-{method}-*.json")]
         if found:
             cells = [f"{100 * mean(column):.2f} ({100 * median(column):.2f})" for column in zip(*found, strict=True)]
@@ -129,18 +129,19 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--first-seed", type=int, default=51000)
+    parser.add_argument("--cases", default="/".join(CASES), help="joined by /")
     parser.add_argument("--methods", default=",".join([*OURS, *OPTUNA]))
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
-    methods = given.methods.split(",")
+    cases, methods = given.cases.split("/"), given.methods.split(",")
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # each process has one core
-    jobs = list(product(range(given.first_seed, given.first_seed + given.seeds), CASES, methods))
+    jobs = list(product(range(given.first_seed, given.first_seed + given.seeds), cases, methods))
     with ProcessPoolExecutor(given.processes) as pool:
         list(pool.map(partial(run, given.hardware, given.out), jobs))
     print("| objectives beside accuracy | method | seeds | " + " | ".join(f"after {count}" for count in AFTER) + " |")
     print("|---|---|---|" + "---|" * len(AFTER))
-    for row in rows(given.out, methods):
+    for row in rows(given.out, cases, methods):
         print("| " + " | ".join(map(str, row)) + " |")
 
 

@@ -21,7 +21,9 @@ from searchers.method import Origin, Proposal
 from searchers.surrogate import Encoded, Learned, learned
 
 _TIE = 1e-6  # of what promises no improvement the least hopeless is preferred, by this much
-_MARGIN = 0.1  # of its span, by which the reference of each objective is worse than all that was observed: ends of the front count, too
+# What has bounds, as accuracies have, is learned by ranks, which broken architectures cannot stretch: they find a front's ends. What is
+# missing later lies among the best, where ranks crowd: then ranks and log errors take turns at random. A latency is learned as it is.
+_YOUNG, _EARLY, _LATE, _UNBOUNDED = 60, "open_rank_gauss", "open_rank_gauss+log_error", "identity"
 _ROUNDS = 40  # in which a batch is chosen: of more, some at once
 _BROKEN = 10.0  # in the units of objectives: what is beyond a limit is worse than anything within
 
@@ -37,11 +39,14 @@ class Forecast(NamedTuple):
         """(n,) the number itself."""
         return self.mean if self.learned is None else self.learned.target.inverse(self.mean)
 
-    def draws(self, count: int, rng: np.random.Generator) -> Floats:
-        """(s, n) what it may be, s = `count` (independent Thompson sampling: White et al., arXiv 1910.11858, section 4.3)."""
+    def draws(self, count: int, rng: np.random.Generator, factor: float = 1.0) -> Floats:
+        """(s, n) what it may be, s = `count` (independent Thompson sampling: White et al., arXiv 1910.11858, section 4.3).
+
+        `factor`: on deviations.
+        """
         if self.learned is None:
             return np.tile(self.mean, (count, 1))
-        return self.learned.target.inverse(rng.normal(self.mean, self.std, (count, len(self.mean))))
+        return self.learned.target.inverse(rng.normal(self.mean, factor * self.std, (count, len(self.mean))))
 
 
 class Belief(Protocol):
@@ -80,7 +85,7 @@ class Modelled:
 class Points(NamedTuple):
     """Architectures as a search sees them."""
 
-    objectives: Floats  # (s, n, m) in units that make the best that was observed 1 and 0 a little worse than the worst
+    objectives: Floats  # (s, n, m) in units that make the best that was observed 1 and the worst, the reference, 0
     margins: Floats  # (s, n, l) by how much limits are kept, below 0 where they are broken
 
     def promise(self, front: Floats) -> Floats:
@@ -88,6 +93,15 @@ class Points(NamedTuple):
         boxes = undominated(front, np.zeros(self.objectives.shape[-1]))
         mean: Floats = np.mean([_gain(*draw, front, boxes) for draw in zip(self.objectives, self.margins, strict=True)], axis=0)
         return mean
+
+    def along(self, direction: Floats) -> Floats:
+        """(n,) how far the first draw of each reaches in a direction (m,); what breaks a limit is worse than all that does not.
+
+        Its power m is the scalarisation whose mean over random directions is the hypervolume (Golovin, Zhang, arXiv 2006.04655).
+        """
+        broken = _broken(self.margins[0])
+        reach: Floats = (self.objectives[0] / direction).min(axis=-1)
+        return np.where(broken > 0, reach.min() - broken, reach)
 
     def joining(self, front: Floats, indices: Sequence[int]) -> Floats:
         """The front with some of them, of one draw, where they keep the limits."""
@@ -98,9 +112,15 @@ class Points(NamedTuple):
 
 def _gain(objectives: Floats, margins: Floats, front: Floats, boxes: Floats) -> Floats:
     """(n,) of one draw, (n, m) and (n, l); `boxes`: what the front leaves. One draw at a time, as boxes may be many."""
-    broken = np.maximum(-margins, 0.0).sum(axis=-1)
+    broken = _broken(margins)
     lacking = np.maximum(shortfall(objectives, front), 0.0) if len(front) else 0.0
     return np.where(broken > 0, -_TIE * (_BROKEN + broken), improvement(objectives, boxes) - _TIE * lacking)
+
+
+def _broken(margins: Floats) -> Floats:
+    """(...,) by how much limits are broken, of margins (..., l)."""
+    broken: Floats = np.maximum(-margins, 0.0).sum(axis=-1)
+    return broken
 
 
 class Outlook(NamedTuple):
@@ -108,7 +128,7 @@ class Outlook(NamedTuple):
 
     objectives: list[Belief]  # m
     margins: list[Belief]  # l
-    low: Floats  # (m,) a little worse than the worst that was observed,
+    low: Floats  # (m,) the worst that was observed,
     span: Floats  # (m,) and how far that is from the best
 
     def forecasts(self, archs: Sequence[Arch]) -> "Forecasts":
@@ -126,9 +146,9 @@ class Forecasts(NamedTuple):
         """One draw, which is the mean."""
         return self._points([forecast.expected()[None] for forecast in self.each])
 
-    def draws(self, count: int, rng: np.random.Generator) -> Points:
-        """So many draws."""
-        return self._points([forecast.draws(count, rng) for forecast in self.each])
+    def draws(self, count: int, rng: np.random.Generator, factor: float = 1.0) -> Points:
+        """So many draws; `factor`: on deviations."""
+        return self._points([forecast.draws(count, rng, factor) for forecast in self.each])
 
     def _points(self, values: list[Floats]) -> Points:
         stacked, objectives = np.stack(values, axis=-1), len(self.outlook.objectives)
@@ -140,8 +160,9 @@ class SeveralObjectives(Encoded):
     """The search of `Encoded` for one objective; with several, and limits on what has to be measured, a model for each of them.
 
     An architecture is chosen by the hypervolume that it is expected to add to the front of what was observed (Emmerich, Giannakoglou,
-    Naujoks 2006), nothing where it breaks a limit; costs are computed, not learned. Of a batch, each is chosen as if those before it,
-    and what is pending, had come out as expected. `target`, `acquisition` and `exploration` are those of a single objective.
+    Naujoks 2006), nothing where it breaks a limit; every second one by how far it reaches in a random direction in a single draw with
+    deviations widened by `exploration`, which goes on where the models expect no gain. Costs are computed, not learned. Of a batch, each
+    is chosen as if those before it, and what is pending, had come out as expected. `target` and `acquisition` are those of one objective.
 
     Args:
         draws: from the models, over which that expectation is taken.
@@ -173,8 +194,14 @@ class SeveralObjectives(Encoded):
         forecasts = outlook.forecasts(pool)
         expected, chosen, scores = forecasts.expected(), list[int](), list[float]()
         count = min(count, len(pool))
+        directed = count == 1 and bool(rng.random() < 0.5)
         while len(chosen) < count:
-            score = forecasts.draws(self.draws, rng).promise(front)
+            if directed:
+                direction = np.abs(rng.normal(size=front.shape[1])) + _TIE  # no objective counts for nothing
+                score = forecasts.draws(1, rng, self.exploration).along(direction)
+            else:
+                score = forecasts.draws(self.draws, rng).promise(front)
+            directed = not directed
             score[chosen] = -np.inf
             best = np.argsort(-score, kind="stable")[: min(-(-count // _ROUNDS), count - len(chosen))].tolist()
             chosen += best
@@ -195,11 +222,11 @@ class SeveralObjectives(Encoded):
 
     def _outlook(self, space: SearchSpace, known: Known, objective: Objective, rng: np.random.Generator) -> Outlook:
         def belief(metric: Metric, values: Floats) -> Belief:
-            # What has bounds, as accuracies have, is learned by ranks, which broken architectures cannot stretch; a latency as it is, and
-            # from the operations, too, where the space tells them.
             bounded = isfinite(metric.low) and isfinite(metric.high)
+            target = (_EARLY if len(values) < _YOUNG else _LATE) if bounded else _UNBOUNDED
+            # Costs are nearly sums over operations, so these are seen, too, where the space tells them.
             encoding = self.encoding if bounded or not space.adjacency_sizes else f"adjacency+{self.encoding}"
-            return Modelled(learned(self.seeing(encoding), space, known.archs, values, "open_rank_gauss" if bounded else "identity", rng))
+            return Modelled(learned(self.seeing(encoding), space, known.archs, values, target, rng))
 
         objectives = [
             Computed(space, metric.name, -1.0 if metric.direction == "min" else 1.0)
@@ -209,5 +236,4 @@ class SeveralObjectives(Encoded):
         ]
         margins = [belief(Metric(objective.limits[i].metric), -known.over[:, i]) for i in objective.measured_limits]
         span = np.ptp(known.vectors, axis=0)
-        span = (1 + _MARGIN) * np.where(span > 0, span, 1.0)
-        return Outlook(objectives, margins, known.vectors.max(axis=0) - span, span)
+        return Outlook(objectives, margins, known.vectors.min(axis=0), np.where(span > 0, span, 1.0))

@@ -20,6 +20,7 @@ from raynas.errors import ConfigError, RaynasError
 from raynas.report import draw, write_report
 from raynas.reporting.facts import differences, front, read_facts, search_command
 from raynas.reporting.figures import all_of, grouped, incumbent
+from raynas.reporting.fronts import fronts
 from raynas.reporting.page import make_page
 from raynas.run.store import RunStore
 from raynas.spaces import make_space
@@ -46,7 +47,7 @@ def make_run(folder: Path, trials: int = 60, seed: int = 0, statuses: tuple[str,
         if status == "failed":
             row |= {"error": f"{HOSTILE} {order}", "fault": "architecture", "epochs": None}
         else:
-            row |= {"valid_accuracy": value, "test_accuracy": value - 0.01}
+            row |= {"valid_accuracy": value, "test_accuracy": value - 0.01, "latency": 10.0 * value + float(rng.normal())}
             best = row if best is None or value > best["valid_accuracy"] else best
         store.add_trial(row)
     store.close()
@@ -83,7 +84,7 @@ def test_nothing_in_a_folder_can_do_anything_in_the_page(run: Path) -> None:
 
 def test_every_figure_shows_what_it_says(run: Path) -> None:
     facts = read_facts(str(run))
-    panels = {panel.name: panel for panel in all_of(facts)}
+    panels = {panel.name: panel for panel in (*all_of(facts), *fronts(facts))}
     assert {name for name, panel in panels.items() if panel.svg is None} == set()
     assert facts.operations[0].name == "nor_conv_3x3"
     assert facts.operations[0].having + facts.operations[0].lacking == 45
@@ -100,6 +101,24 @@ def test_every_figure_shows_what_it_says(run: Path) -> None:
 
 def test_the_front_is_what_nothing_beats_in_both() -> None:
     assert front(np.array([3.0, 1.0, 2.0, 2.0]), np.array([5.0, 1.0, 0.5, 4.0])) == [1, 3, 0]
+
+
+def test_the_front_of_several_objectives_is_shown(tmp_path: Path) -> None:
+    folder = make_run(
+        tmp_path / "run", 30, objective=["valid_accuracy", "-latency", "-flops"], limit=["latency<=8"], statuses=("finished", "stopped")
+    )
+    page = make_page([facts := read_facts(str(folder))])
+    rows = results.read(str(folder)).trials.to_pandas().query("status == 'finished' and latency <= 8")
+    beaten = [
+        ((rows.valid_accuracy >= a) & (rows.latency <= b) & (rows.flops <= c) & (rows.arch_id != i)).any()
+        for i, a, b, c in zip(rows.arch_id, rows.valid_accuracy, rows.latency, rows.flops, strict=True)
+    ]
+    kept = rows[~np.array(beaten)].sort_values("valid_accuracy", ascending=False)
+    assert [row["trial_id"] for row in facts.on_front] == kept.trial_id.tolist()
+    shown = page.html.partition("no other architecture is better in all objectives")[2].partition("</table>")[0]
+    assert re.findall(r"<th scope=\"row\">(.*?)</th>", shown) == kept.arch_id.tolist()
+    assert {"front_1_2.svg", "front_2_3.svg", "front_flops.svg"} <= page.pictures.keys()
+    assert "front_1_3.svg" not in page.pictures  # it is front_flops
 
 
 def test_runs_side_by_side(tmp_path: Path, run: Path) -> None:

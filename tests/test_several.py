@@ -107,6 +107,12 @@ def test_promise_is_the_mean_gain_of_draws_within_limits() -> None:
     assert promise[2] < 0
 
 
+def test_in_a_direction_the_least_objective_says_how_far_something_reaches() -> None:
+    points = Points(np.array([[[0.5, 0.8], [0.9, 0.3], [1.0, 1.0]]]), np.array([[[1.0], [0.0], [-1.0]]]))
+    np.testing.assert_allclose(points.along(np.array([0.5, 1.0]))[:2], [0.8, 0.3])
+    assert points.along(np.array([0.5, 1.0]))[2] < 0
+
+
 def test_draws_must_be_some() -> None:
     with pytest.raises(ConfigError, match="draws must be at least 1, not 0"):
         Bananas(draws=0)

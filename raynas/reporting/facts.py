@@ -19,6 +19,7 @@ from raynas.errors import RaynasError
 from raynas.outcome import Objective, declare
 from raynas.results import outcome_of
 from raynas.run.display import kind_of
+from raynas.run.fronts import Front
 from raynas.run.train_command import train_command
 from raynas.spaces import SearchSpace, make_space
 from raynas.status import Status, read_status
@@ -94,6 +95,14 @@ class Facts:
         """Indices of the trials that did not fail, the best first."""
         merits = {i: merit for i, row in enumerate(self.rows) if (merit := self.objective.merit(outcome_of(row))) is not None}
         return sorted(merits, key=merits.__getitem__, reverse=True)
+
+    @cached_property
+    def on_front(self) -> list[dict[str, Any]]:
+        """The rows of the trials on the front, as in front.parquet, the best of the first objective first."""
+        found = Front(self.objective)
+        for row in self.rows:
+            found.add(row, outcome_of(row))
+        return sorted(found.rows, key=lambda row: -self.sign * float(row[self.objective.first.name]))
 
     @cached_property
     def hours(self) -> Floats:

@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 
 from raynas.outcome import STATUSES, Metric
-from raynas.reporting.facts import Effect, Facts, Floats, front
+from raynas.reporting.facts import Effect, Facts, Floats
 from raynas.run.display import title
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")  # Okabe and Ito (2008)
 _STATUS = dict(zip(STATUSES, (COLOURS[0], COLOURS[4], COLOURS[1]), strict=True))
 _MARKERS = dict(zip(STATUSES, "o^x", strict=True))
-_DENSE = 1500  # points that are drawn as pixels, so that a file stays small
+DENSE = 1500  # points that are drawn as pixels, so that a file stays small
 WINDOW = 20  # predictions over which their quality is told
 _BARS = 12
 _STYLE: dict[str, Any] = {
@@ -71,11 +71,11 @@ def labelled(metric: Metric) -> str:
     return _short(title(metric) + (f" ({unit})" if unit else ""))
 
 
-def _no_trial(run: Facts) -> str | None:
+def no_trial(run: Facts) -> str | None:
     return None if run.ranked else "No trial has succeeded yet."
 
 
-def _focus(axes: Any, values: Floats, whole: Floats | None = None) -> None:
+def focus(axes: Any, values: Floats, whole: Floats | None = None) -> None:
     """Shows what matters: a few very bad values do not squeeze the others together; how many lie outside is said.
 
     `whole`: values that are shown, all of them; of `values` that come with them none are counted.
@@ -132,7 +132,7 @@ def incumbent(runs: Sequence[Facts], by: str) -> Panel:
             bands.append(_line(axes, shown_runs, xs, metric, _short(name), colour))
         axes.set(xlabel=against, ylabel=labelled(metric))
         values = np.concatenate([band.ravel() for band in bands])
-        _focus(axes, values, np.concatenate([band[:, -1] for band in bands if band.size]))
+        focus(axes, values, np.concatenate([band[:, -1] for band in bands if band.size]))
         if len(groups) > 1:
             axes.legend(fontsize=9)
         return None
@@ -183,7 +183,7 @@ def trials(run: Facts) -> Panel:
     metric = run.objective.first
 
     def draw(axes: Any) -> str | None:
-        if problem := _no_trial(run):
+        if problem := no_trial(run):
             return problem
         values, epochs = scaled(metric, run.values), np.array([row["epochs"] or 0 for row in run.rows], dtype=float)
         sizes = 12 + 40 * epochs / max(epochs.max(), 1.0)
@@ -192,8 +192,8 @@ def trials(run: Facts) -> Panel:
             if chosen.any():
                 x, label = np.flatnonzero(chosen) + 1, f"{status} ({chosen.sum()})"
                 style: dict[str, Any] = {"marker": _MARKERS[status], "alpha": 0.7, "linewidths": 0, "label": label}
-                axes.scatter(x, values[chosen], s=sizes[chosen], color=_STATUS[status], rasterized=len(x) > _DENSE, **style)
-        _focus(axes, values)
+                axes.scatter(x, values[chosen], s=sizes[chosen], color=_STATUS[status], rasterized=len(x) > DENSE, **style)
+        focus(axes, values)
         failed = [i + 1 for i, row in enumerate(run.rows) if row["status"] == "failed"]
         if failed:
             foot: dict[str, Any] = {"transform": axes.get_xaxis_transform(), "clip_on": False}
@@ -215,9 +215,9 @@ def predicted(run: Facts) -> Panel:
         if len(told) < 3:
             return _no_predictions(run)
         x, y = scaled(metric, told[:, 1]), scaled(metric, told[:, 3])
-        points = axes.scatter(x, y, c=told[:, 0] + 1, cmap="viridis", s=18, alpha=0.8, linewidths=0, rasterized=len(x) > _DENSE)
+        points = axes.scatter(x, y, c=told[:, 0] + 1, cmap="viridis", s=18, alpha=0.8, linewidths=0, rasterized=len(x) > DENSE)
         axes.axline((float(y.max()), float(y.max())), slope=1, color="#777777", linewidth=1, linestyle="--")
-        _focus(axes, y)
+        focus(axes, y)
         low, high = np.quantile(x, [0.02, 0.98])
         axes.set_xlim(low - 0.1 * (high - low) - 1e-9, high + 0.1 * (high - low) + 1e-9)
         axes.figure.colorbar(points, ax=axes, label="trial")
@@ -293,31 +293,6 @@ def _short(text: str, most: int = 44) -> str:
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
-def cost_front(run: Facts, cost: str, unit: str) -> Panel:
-    """Accuracy against what a network costs, and what nothing beats in both."""
-    metric = run.objective.first
-
-    def draw(axes: Any) -> str | None:
-        chosen = [i for i in run.ranked if run.rows[i].get(cost) is not None and np.isfinite(run.values[i])]
-        if not chosen:
-            return _no_trial(run) or f"No trial knows its {cost}."
-        costs, values = np.array([run.rows[i][cost] for i in chosen], dtype=float), run.values[chosen]
-        best = front(costs, run.sign * values)
-        x, y = costs / 1e6, scaled(metric, values)
-        axes.scatter(x, y, s=14, color="#9a9a9a", alpha=0.6, linewidths=0, rasterized=len(x) > _DENSE, label="trials")
-        axes.plot(x[best], y[best], "o-", color=COLOURS[0], linewidth=1.5, markersize=5, label="front")
-        axes.set(xlabel=f"million {unit}", ylabel=labelled(metric))
-        if x.min() > 0 and x.max() / x.min() > 20:
-            axes.set_xscale("log")
-            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        _focus(axes, y)
-        axes.legend(fontsize=9, loc="lower right")
-        return None
-
-    caption = f"Each point is a trial; those on the line are beaten by none that has as few {unit}."
-    return panel(f"front_{cost}", f"{title(metric).capitalize()} against {cost}", caption, draw)
-
-
 def rungs(run: Facts) -> Panel:
     """How many trials came how far."""
 
@@ -384,15 +359,13 @@ def failures(run: Facts) -> Panel:
 
 
 def all_of(run: Facts) -> list[Panel]:
-    """The figures of one run, but for those that several share."""
+    """The figures of one run, but for those that several share, and the fronts."""
     return [
         trials(run),
         predicted(run),
         calibration(run),
         effects(run, "operations"),
         effects(run, "paths"),
-        cost_front(run, "parameters", "parameters"),
-        cost_front(run, "flops", "multiply-accumulates"),
         rungs(run),
         utilisation(run),
         failures(run),

@@ -15,6 +15,7 @@ from raynas.drawing import as_text, picture
 from raynas.outcome import STATUSES, TEST_ACCURACY, VALID_ACCURACY
 from raynas.reporting.facts import Facts, Floats, differences, search_command, told_apart, training_command
 from raynas.reporting.figures import WINDOW, Panel, all_of, incumbent, spans
+from raynas.reporting.fronts import fronts, table
 from raynas.run.display import shown, title
 from raynas.run.summary import resume_command
 
@@ -78,7 +79,8 @@ def _section(run: Facts, prefix: str, shared: Sequence[Panel], pictures: dict[st
             ("What did it cost?", list(_cost(run, price))),
             ("What failed?", list(_failed(run))),
         ],
-        "panels": [_chart(panel, prefix, pictures) for panel in (*shared, *all_of(run))],
+        "panels": [_chart(panel, prefix, pictures) for panel in (*shared, *all_of(run), *fronts(run))],
+        "front": table(run),
         "reasons": [[count, fault, reason] for count, fault, reason in run.reasons[:10]],
         "cells": [_cell(run, heading, index, arch, prefix, pictures) for heading, index, arch in _chosen(run)],
         "no_cells": _no_cells(run),
