@@ -52,7 +52,9 @@ class RunConfig(BaseModel):
         default_factory=list,
         description="folder of another run whose results count as known, or, of another data set, as a prior; repeat it for several",
     )
-    scheduler: str = Field("fifo", description="Tune scheduler that stops bad trials early: fifo (stops none), asha, hyperband or median")
+    scheduler: str = Field(
+        "fifo", description="Tune scheduler that stops bad trials early: asha, bananas-asha, hyperband, median; fifo stops none"
+    )
     scheduler_options: dict[str, Any] = Field(default_factory=dict, description="settings of the scheduler")
     trials: int = Field(150, gt=0, description="architectures to evaluate; of one-shot searches the seeds, 4 unless given")
     max_epochs: int | None = Field(None, gt=0, description="epochs of a full evaluation; without it, what the table or the recipe has")

@@ -108,11 +108,11 @@ class Engine:
     # -- ask and tell ----------------------------------------------------------------------------------------------------
 
     def ask(self) -> Suggestion | None:
-        """What to evaluate next; None where the space holds no more."""
+        """What to evaluate next; None where the space holds no more, or (not `exhausted`) nothing until another trial has ended."""
         self.warm_up()
         suggestion = self._next()
         if suggestion is None:
-            self.exhausted = True
+            self.exhausted = self.promotion is None or not self.history.pending
             return None
         self.history.start(suggestion.arch)
         if suggestion.expected is not None:
@@ -201,10 +201,6 @@ class Engine:
             given = self.space.from_config(arch.to_config() if isinstance(arch, Arch) else arch)
             self._first.append(Suggestion(given, budget, origin=Origin("given")))
 
-    def stops(self, arch_id: str, budget: float) -> bool:
-        """Whether a pending architecture that has spent `budget` is to be stopped there, and perhaps to go on later."""
-        return self.promotion is not None and self.promotion.stops(self.history, arch_id, budget)
-
     def recommend(self) -> Arch | None:
         """The architecture to choose after what is known now; None before any result."""
         try:
@@ -260,8 +256,8 @@ class Engine:
     def _next(self) -> Suggestion | None:
         suggestion = self._pop(self._first)
         starts = starting(self.history, self.method.num_initial)
-        if suggestion is None and not starts:
-            suggestion = self._promoted()
+        if suggestion is None and not starts and self.promotion is not None:
+            suggestion = self.promotion.due(self.history, self._forecasts, self._spent)
         if suggestion is None and not starts:
             if self._waits:
                 self._ask_method()
@@ -272,10 +268,6 @@ class Engine:
             arch, by = initial(self.space, self.history, self._rng) if starts else (self._stopgap(), "stopgap")
             suggestion = None if arch is None else Suggestion(arch, origin=Origin(by))
         return suggestion
-
-    def _promoted(self) -> Suggestion | None:
-        arch = None if self.promotion is None else self.promotion.due(self.history, self._forecasts, self._spent)
-        return None if arch is None else Suggestion(arch, origin=Origin("promotion"))
 
     def _ask_method(self) -> None:
         """Waits for new proposals if they are due."""

@@ -8,9 +8,9 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from raynas.arch import Arch
 from raynas.errors import ConfigError
 from raynas.history import History, Observation
+from searchers.method import Origin, Suggestion
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Promotion:
         goals = self.rungs[0 if before is None else self._passed(before) :]
         return bool(goals) and budget >= goals[0]
 
-    def due(self, history: History, forecasts: Mapping[str, float], spent: set[str]) -> Arch | None:
+    def due(self, history: History, forecasts: Mapping[str, float], spent: set[str]) -> Suggestion | None:
         """What goes on now; None: nothing.
 
         Args:
@@ -56,7 +56,7 @@ class Promotion:
             if waiting and gone < max(1.0, self._share(history, rung) * len(reached)):
                 observed = history.observed
                 best = max(waiting, key=lambda arch_id: forecasts[arch_id] if forecasts else observed[arch_id].value)
-                return observed[best].arch
+                return Suggestion(observed[best].arch, origin=Origin("promotion"))
         return None
 
     def _share(self, history: History, rung: int) -> float:

@@ -91,12 +91,12 @@ class TuneSearcher(Searcher):  # type: ignore[misc]  # ray has no types
         return True
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """The configuration of a new trial, or `Searcher.FINISHED` where the space holds no more."""
+        """The configuration of a new trial; `Searcher.FINISHED` where the space holds no more, None where there is none now."""
         if self._broken:
             raise ResumeError(self._broken)
         suggestion = self.engine.ask()
         if suggestion is None:
-            return str(Searcher.FINISHED)
+            return str(Searcher.FINISHED) if self.engine.exhausted else None
         self._live[trial_id] = suggestion.arch.id
         self._suggested[trial_id] = suggestion, time.monotonic()
         budget = {} if suggestion.budget is None else {"max_epochs": int(suggestion.budget)}

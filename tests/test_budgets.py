@@ -10,7 +10,6 @@ from test_search import search
 from toy_space import ToySpace
 
 from raynas import results
-from raynas.arch import Arch
 from raynas.errors import ConfigError
 from raynas.history import History, Observation
 from raynas.model.budgets import carried, levels, rows
@@ -19,7 +18,7 @@ from raynas.run.schedulers import make_scheduler
 from raynas.simulate import Simulation
 from raynas.spaces import make_space
 from raynas.tables import Table, open_table
-from searchers import Bananas, Engine, Evolution, make_method
+from searchers import Bananas, Engine, Evolution, Suggestion, make_method
 from searchers.promotion import Promotion
 
 FULL = 100.0
@@ -111,8 +110,9 @@ def test_what_goes_on_is_due_by_share_and_chosen_by_forecast() -> None:
     known = history(*((name, "stopped", [(10, 0.1 * i)]) for i, name in enumerate(names)))
     ids = list(known.observed)
     forecasts = {arch_id: -float(i) for i, arch_id in enumerate(ids)}
-    best = rule.due(known, forecasts, set())
-    assert best is not None
+    chosen = rule.due(known, forecasts, set())
+    assert chosen is not None
+    best = chosen.arch
     assert best.id == ids[0]
     assert _id(rule.due(known, {}, set())) == ids[-1]  # values decide where nothing is forecast
     assert _id(rule.due(known, forecasts, {ids[0]})) == ids[1]
@@ -126,8 +126,8 @@ def test_what_goes_on_is_due_by_share_and_chosen_by_forecast() -> None:
     assert _id(rule.due(known, forecasts, set())) == best.id  # the highest rung comes first
 
 
-def _id(arch: Arch | None) -> str | None:
-    return None if arch is None else arch.id
+def _id(suggestion: Suggestion | None) -> str | None:
+    return None if suggestion is None else suggestion.arch.id
 
 
 @pytest.mark.parametrize("method", [Bananas(pool=50, predictor_options={"epochs": 5}), Evolution()], ids=["bananas", "evolution"])
@@ -161,6 +161,26 @@ def test_what_fails_when_it_goes_on_does_not_try_for_ever() -> None:
     assert nxt is not None
     assert nxt.arch.id != again.arch.id
     assert engine.history.observed[again.arch.id].status == "stopped"
+
+
+def test_a_space_that_holds_no_more_waits_for_what_may_go_on() -> None:
+    engine = Engine(Evolution(num_initial=2), ToySpace(1), max_budget=100)
+    make_scheduler("bananas-asha", "valid_accuracy", "max", 100).bind(engine)
+    asked = [engine.ask() for _ in range(3)]
+    assert all(asked)
+    assert engine.ask() is None
+    assert not engine.exhausted
+    for value, suggestion in enumerate(asked):
+        assert suggestion is not None
+        engine.tell(suggestion.arch, {"epoch": 3, "valid_accuracy": value / 10})
+    on = engine.ask()
+    assert on is not None
+    assert on.origin.by == "promotion"
+    engine.tell(on.arch, {"epoch": 9, "valid_accuracy": 0.5})
+    for epoch in (27, 81, 100):
+        on = engine.ask()
+        assert on is not None
+        engine.tell(on.arch, {"epoch": epoch, "valid_accuracy": 0.5})
 
 
 @pytest.mark.parametrize("options", [{"exponent": 0}, {"grace_period": 300}, {"reduction_factor": 1}, {"grace_period": 0}])

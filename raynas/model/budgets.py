@@ -16,7 +16,7 @@ import numpy as np
 from raynas.arch import Arch
 from raynas.history import Curve, History
 from raynas.model.encodings import encode, encode_again, feature_weights
-from raynas.model.predictors.base import FittedVectorModel, Floats, OnVectors, Prediction
+from raynas.model.predictors.base import FittedVectorModel, Floats, Inputs, OnVectors, Prediction
 from raynas.model.targets import log_error
 from raynas.spaces.base import SearchSpace
 
@@ -136,5 +136,5 @@ class FittedOverBudgets:
         expected = self._at(inputs, np.zeros(len(at))).mean + _TRUST * odd
         return dict(zip(known.last, np.where(lacking > 0, expected, targets[at]).tolist(), strict=True))
 
-    def _at(self, inputs: Floats, lacking: Floats) -> Prediction:
+    def _at(self, inputs: Inputs, lacking: Floats) -> Prediction:
         return self.fitted.predict(np.column_stack([inputs, lacking]).astype(np.float32))

@@ -96,7 +96,7 @@ class BananasAsha(_Epochs, FIFOScheduler):  # type: ignore[misc]  # ray has no t
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Whether the trial stops."""
         told, engine = self._told(result), self._engine
-        stops = told is not None and engine is not None and engine.stops(trial.config["arch"]["id"], told[_TIME])
+        stops = told is not None and engine is not None and self.promotion.stops(engine.history, trial.config["arch"]["id"], told[_TIME])
         return str(TrialScheduler.STOP if stops else TrialScheduler.CONTINUE)
 
 
