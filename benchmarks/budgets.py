@@ -1,7 +1,7 @@
 """What short trainings save: simulated hours until a search holds the best cell of a table, or one nearly as good, by scheduler.
 
-The searcher is BANANAS; seeds are those of the search. `asha` stops three of four at each rung, as in the comparisons that others published.
-A trial that goes on with `bananas-asha` begins where it was stopped, as one that ASHA lets go on does.
+The searcher is BANANAS. `asha` stops three of four at each rung, as in the comparisons that others published. A trial that goes on with
+`bananas-asha` begins where it was stopped, as one that ASHA lets go on does.
 
 Run: python benchmarks/budgets.py TABLE [--workers 4 32 --seeds 20 --first-seed 95000]; TABLE comes from nasbench201_budgets.py, or from
 raynas.convert and any results at several budgets. Printed, as Markdown, are medians (means) of the hours; of runs that never get there the
