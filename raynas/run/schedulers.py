@@ -79,7 +79,7 @@ class BananasAsha(_Epochs, FIFOScheduler):  # type: ignore[misc]  # ray has no t
         time_attr: str = _TIME,
         grace_period: int = 1,
         reduction_factor: float = 3,
-        exponent: float = 2 / 3,
+        exponent: float = 0.75,
     ) -> None:
         if not 0 < grace_period <= max_t or reduction_factor <= 1:
             raise ConfigError(f"grace_period must be above 0 and at most {max_t}, and reduction_factor above 1")
