@@ -33,7 +33,7 @@ from searchers import make_engine
 
 Floats = NDArray[np.float64]
 TRIALS = 100, 150
-CAP = 12.0  # % error; beyond, a training has failed, which says nothing of good cells
+FAILED = 12.0  # % error; beyond, a training has failed, which says nothing of good cells
 LEAST = 5e6  # parameters of a cell that the prior learns from: 3 of the 346 best cells have fewer
 WINDOW = 4000  # cells of like prediction, of which variances are estimated
 ROWS = 8192
@@ -56,11 +56,11 @@ def posteriors(cells: Cells, rows: NDArray[np.int64]) -> Posteriors:
     run0 = 100 * (1 - cells.observed)
     others = 100 * (1 - (3 * cells.truth - cells.observed) / 2)
     found = Posteriors(run0, others, *(np.full(len(run0), np.nan) for _ in range(4)))
-    guess = smoothed(cells, rows, np.minimum(run0[rows], CAP))
+    guess = smoothed(cells, rows, np.minimum(run0[rows], FAILED))
     order = np.argsort(guess)
     for window in np.array_split(order, max(1, len(order) // WINDOW)):
         at = rows[window]
-        fine = np.maximum(run0[at], others[at]) < CAP
+        fine = np.maximum(run0[at], others[at]) < FAILED
         center = guess[window] + np.mean(((run0 + 2 * others)[at] / 3 - guess[window])[fine])
         first, second = run0[at] - center, others[at] - center
         missed = max(float(np.cov(first[fine], second[fine])[0, 1]), 1e-6)
