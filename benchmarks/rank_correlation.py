@@ -5,7 +5,8 @@ as PINAT does (Lu et al., AAAI 2023). Targets are the normal quantiles of ranks.
 cells on one core. The last row is the same seeds' first one, on all other cells of the table.
 
 Run: OMP_NUM_THREADS=1 python benchmarks/rank_correlation.py [TABLE] [--seeds N] [--tested M]
-TABLE is a Parquet file with adjacency, operations, test_accuracy_run0 and test_accuracy_mean. Settings were chosen on the seeds 0 to 5.
+TABLE is a Parquet file with hash, adjacency, operations, trainable_parameters, test_accuracy_run0 and test_accuracy_mean. Settings were
+chosen on the seeds 0 to 5.
 """
 
 import argparse
@@ -49,10 +50,12 @@ class Cells:
     """The table; cells are made when they are asked for."""
 
     def __init__(self, path: Path) -> None:
-        columns = pq.read_table(path, columns=["adjacency", "operations", "test_accuracy_run0", "test_accuracy_mean"]).to_pydict()
+        numbers = "trainable_parameters", "test_accuracy_run0", "test_accuracy_mean"
+        columns = pq.read_table(path, columns=["hash", "adjacency", "operations", *numbers]).to_pydict()
         self.space = make_space("nasbench101")
+        self.ids: list[str] = columns["hash"]
         self._texts = columns["adjacency"], columns["operations"]
-        self.observed, self.truth = (np.array(columns[name], dtype=np.float64) for name in ("test_accuracy_run0", "test_accuracy_mean"))
+        self.parameters, self.observed, self.truth = (np.array(columns[name], dtype=np.float64) for name in numbers)
 
     def archs(self, indices: Sequence[int]) -> list[Arch]:
         """Cells by their rows."""
