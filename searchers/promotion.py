@@ -62,12 +62,14 @@ class Promotion:
     def _share(self, history: History, rung: int) -> float:
         """Of the trials that have reached this rung, counted from 1, those that go on."""
         here, beyond = (*self.rungs, self.full)[rung - 1 : rung + 1]
+        reported = here
         for observation in reversed(history.observed.values()):  # trials need not report where rungs are: one that went on tells where
-            budgets = [budget for budget, _ in observation.curve]
-            if budgets and budgets[-1] >= beyond:
-                here, beyond = (budgets[bisect_left(budgets, budget)] for budget in (here, beyond))
-                break
-        return float((here / beyond) ** self.exponent)
+            budgets = [budget for budget, _ in observation.curve if budget >= here]
+            if budgets:
+                reported = budgets[0]
+                if budgets[-1] >= beyond:
+                    return float((reported / budgets[bisect_left(budgets, beyond)]) ** self.exponent)
+        return float((reported / self.full) ** self.exponent)  # perhaps there is no report before the end: the first to go on will tell
 
     def _passed(self, observation: Observation) -> int:
         """Rungs at which it was stopped, or beyond all of them."""

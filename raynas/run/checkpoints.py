@@ -58,7 +58,8 @@ class Checkpoints:
         self._replaced: list[str] = []  # single checkpoints, likewise
         self._newest: dict[str, list[str]] = {}  # folder of a trial -> its newest checkpoints, the oldest first
         self._problems: dict[str, str | None] = {}  # checkpoint of an earlier session -> what is wrong with it
-        self.waiting: dict[str, str] = {}  # architecture id -> note of the checkpoint of its trial, which was stopped and may go on
+        # Architecture id -> note of the checkpoint of its trial, which was stopped and may go on; and whether it is ours to delete.
+        self.waiting: dict[str, tuple[str, bool]] = {}
 
     def noted(self, checkpoint: Any, result: Mapping[str, Any]) -> Saved:
         """What to keep of a checkpoint that led to `result`."""
@@ -112,8 +113,10 @@ class Checkpoints:
 
     def release_waiting(self) -> None:
         """The same for those of trials that did not go on."""
-        while self.waiting:
-            self.release_saved(json.loads(self.waiting.popitem()[1]))
+        for note, ours in self.waiting.values():
+            if ours:
+                self.release_saved(json.loads(note))
+        self.waiting = {}
 
     def deletion(self) -> Callable[[], None] | None:
         """What deletes all that was released until now, once the rows allow it; None: nothing was."""

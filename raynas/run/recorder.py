@@ -225,7 +225,7 @@ class Recorder(Callback):  # type: ignore[misc]  # ray has no types
             row = {"order": self._order, "trial_id": trial.trial_id, "arch_id": arch["id"], "arch": text}
             budget = trial.config.get("max_epochs")
             row |= {"started_at": datetime.now(UTC), "budget": None if budget == self.max_epochs else budget}
-            row |= {"checkpoint": self.checkpoints.waiting.pop(arch["id"], None)} | self._origin(trial.trial_id)
+            row |= {"checkpoint": self.checkpoints.waiting.pop(arch["id"], (None,))[0]} | self._origin(trial.trial_id)
             self._order += 1
             self.store.add_started(row)
             self._give_back(trial, row)
@@ -276,7 +276,7 @@ class Recorder(Callback):  # type: ignore[misc]  # ray has no types
         row |= {"status": outcome.status, "error": outcome.error, "ended_at": now} | self._where(result)
         row["epochs"] = int(outcome.budget) if measured(result).keys() - ADDED else None
         if outcome.status == "stopped" and noted is not None and self.searcher.promotes:
-            self.checkpoints.waiting[row["arch_id"]] = noted
+            self.checkpoints.waiting[row["arch_id"]] = noted, bool(trial.checkpoint_freq)
         else:
             self._release(trial, noted)
         tries = self.retries.ended(trial)
