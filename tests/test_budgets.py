@@ -184,6 +184,11 @@ def test_a_space_that_holds_no_more_waits_for_what_may_go_on() -> None:
         engine.tell(on.arch, {"epoch": epoch, "valid_accuracy": 0.5})
 
 
+def test_no_rung_is_close_to_the_end() -> None:
+    assert make_scheduler("bananas-asha", "valid_accuracy", "max", 200).promotion.rungs == (7, 21, 63)
+    assert make_scheduler("bananas-asha", "valid_accuracy", "max", 9, {"grace_period": 5}).promotion.rungs == (5,)
+
+
 @pytest.mark.parametrize("options", [{"exponent": 0}, {"grace_period": 300}, {"reduction_factor": 1}, {"grace_period": 0}])
 def test_bad_options_are_one_line(options: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match="the scheduler 'bananas-asha' cannot be made with"):

@@ -67,7 +67,7 @@ class BananasAsha(_Epochs, FIFOScheduler):  # type: ignore[misc]  # ray has no t
     ended. Methods that forecast nothing have their trials judged by their values, as ASHA's are.
 
     Args:
-        max_t, grace_period, reduction_factor: rungs are at grace_period * reduction_factor ** k below max_t, as ASHA's.
+        max_t, grace_period, reduction_factor: rungs are at grace_period * reduction_factor ** k, as ASHA's, but not close to max_t.
         exponent: of the trials that have reached a rung, (budget there / budget at the next) ** exponent go on.
     """
 
@@ -81,12 +81,12 @@ class BananasAsha(_Epochs, FIFOScheduler):  # type: ignore[misc]  # ray has no t
         reduction_factor: float = 3,
         exponent: float = 0.75,
     ) -> None:
-        if not 0 < grace_period <= max_t or reduction_factor <= 1:
-            raise ConfigError(f"grace_period must be above 0 and at most {max_t}, and reduction_factor above 1")
+        if not 0 < grace_period < max_t or reduction_factor <= 1:
+            raise ConfigError(f"grace_period must be above 0 and below {max_t}, and reduction_factor above 1")
         FIFOScheduler.__init__(self)
         self._value = metric
-        rungs = tuple(takewhile(lambda rung: rung < max_t, (grace_period * reduction_factor**k for k in count())))
-        self.promotion = Promotion(rungs, max_t, exponent)
+        later = takewhile(lambda rung: rung * reduction_factor <= max_t, (grace_period * reduction_factor**k for k in count(1)))
+        self.promotion = Promotion((grace_period, *later), max_t, exponent)
         self._engine: Engine | None = None
 
     def bind(self, engine: Engine) -> None:
