@@ -39,8 +39,8 @@ _ORIGIN = [
     _column(
         *("proposed_by", _TEXT),
         "how the trial came about: `initial` (random, before the method takes over), `prior` (there, one of the best of another run), "
-        "`model`, `mutation`, `random`, `stopgap` (while a model was fitted and nothing was left of its last proposal), `given` (named "
-        "beforehand, or of an earlier session), or `method`",
+        "`model`, `mutation`, `random`, `promotion` (stopped before, it goes on), `stopgap` (while a model was fitted and nothing was "
+        "left of its last proposal), `given` (named beforehand, or of an earlier session), or `method`",
     ),
     _column("parent", _TEXT, "`arch_id` of the architecture that it is a mutation of"),
     _column("acquisition", _NUMBER, "value of the acquisition function by which it was chosen; higher is better"),

@@ -26,7 +26,7 @@ _MANY = 1000  # completed trials beyond which fits become rarer as their number 
 class Origin:
     """How an architecture came to be proposed."""
 
-    by: str  # "model", "mutation", "random", or what a method of one's own calls it; of the engine: "initial", "prior", "stopgap", "given"
+    by: str  # as the column proposed_by of raynas.columns says, or what a method of one's own calls it
     parent: str | None = None  # the id of the architecture that it is a mutation of
     acquisition: float | None = None  # the value of the acquisition function, among the candidates of one fit
     deviation: float | None = None  # standard deviation of what the model expects, in units of the first objective
