@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from raynas.history import History
-from raynas.model.budgets import OverBudgets, rows
+from raynas.model import budgets
 from raynas.model.predictors.base import OnVectors
 from raynas.spaces import SearchSpace
 from searchers.several import SeveralObjectives
@@ -40,12 +40,12 @@ class Bananas(SeveralObjectives):
     follows: ClassVar[bool] = True
 
     def learn(self, space: SearchSpace, history: History, rng: np.random.Generator) -> Learned:
-        model, known = self.model(), rows(history) if self.all_budgets else None
+        model, known = self.model(), budgets.rows(history) if self.all_budgets else None
         if known is None or history.priors or not isinstance(model, OnVectors):
             return super().learn(space, history, rng)
         target = drawn_target(self.target, known.values, rng)
-        fitted = OverBudgets(model).fit(space, known, target.values, int(rng.integers(2**31)))
-        return Learned(fitted, target, fitted.forecasts(known, target.values))
+        fitted, forecasts = budgets.fit(model, space, known, target.values, int(rng.integers(2**31)))
+        return Learned(fitted, target, forecasts)
 
 
 @dataclass(frozen=True, kw_only=True)

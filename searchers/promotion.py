@@ -26,7 +26,7 @@ class Promotion:
 
     rungs: tuple[float, ...]
     full: float
-    exponent: float = 0.75
+    exponent: float
 
     def __post_init__(self) -> None:
         ladder = [0.0, *self.rungs, self.full]

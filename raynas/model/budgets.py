@@ -14,9 +14,9 @@ from typing import NamedTuple
 import numpy as np
 
 from raynas.arch import Arch
-from raynas.history import Curve, History
-from raynas.model.encodings import encode, encode_again, feature_weights
-from raynas.model.predictors.base import FittedVectorModel, Floats, Inputs, OnVectors, Prediction
+from raynas.history import History
+from raynas.model.encodings import encode_again, feature_weights
+from raynas.model.predictors.base import FittedOnVectors, FittedVectorModel, Floats, Inputs, OnVectors, Prediction
 from raynas.model.targets import log_error
 from raynas.spaces.base import SearchSpace
 
@@ -73,7 +73,7 @@ def rows(history: History) -> Rows | None:
     return Rows([each[i] for i in which], 1 - level / len(below), values, last)
 
 
-def _value_at(curve: Curve | Sequence[tuple[float, float]], budget: float) -> float:
+def _value_at(curve: Sequence[tuple[float, float]], budget: float) -> float:
     """The value at `budget`, or soon after; NaN where there is none."""
     at = bisect_left(curve, budget, key=lambda point: point[0])
     return curve[at][1] if at < len(curve) and curve[at][0] < _APART * budget else np.nan
@@ -102,39 +102,32 @@ def _step(below: Floats, above: Floats) -> Callable[[Floats], Floats]:
     return lambda value: y0 + slope * (value - x0)
 
 
+def fit(on: OnVectors, space: SearchSpace, known: Rows, targets: Floats, seed: int) -> tuple[FittedOnVectors, dict[str, float]]:
+    """A predictor of the full budget that has learned targets (r,), being told how much was lacking; and what it makes of what is known.
+
+    That is, by id, what every architecture is expected to reach, in units of the targets; of one that has reached it, the target.
+    """
+    inputs = encode_again(on.encoding, space, known.archs)
+    model = on.model.fit(_told(inputs, known.lacking), targets, seed, np.append(feature_weights(on.encoding, space), _WEIGHT))
+    fitted = FittedOnVectors(AtFullBudget(model), on.encoding, space)
+    at = np.array(list(known.last.values()))
+    odd = targets[at] - model.predict(_told(inputs[at], known.lacking[at])).mean
+    expected = fitted.fitted.predict(inputs[at]).mean + _TRUST * odd
+    return fitted, dict(zip(known.last, np.where(known.lacking[at] > 0, expected, targets[at]).tolist(), strict=True))
+
+
 @dataclass(frozen=True)
-class OverBudgets:
-    """A predictor that is told, beside the encoding of an architecture, how much was lacking to the full budget."""
+class AtFullBudget:
+    """A model of inputs and of what is lacking, where nothing is."""
 
-    on: OnVectors
+    model: FittedVectorModel
 
-    def fit(self, space: SearchSpace, known: Rows, targets: Floats, seed: int) -> "FittedOverBudgets":
-        """Learns from targets (r,)."""
-        inputs = np.column_stack([encode_again(self.on.encoding, space, known.archs), known.lacking]).astype(np.float32)
-        weights = np.append(feature_weights(self.on.encoding, space), _WEIGHT)
-        return FittedOverBudgets(self.on.model.fit(inputs, targets, seed, weights), self.on.encoding, space)
+    def predict(self, inputs: Inputs) -> Prediction:
+        """Of inputs (m, d)."""
+        return self.model.predict(_told(inputs, np.zeros(len(inputs))))
 
 
-@dataclass(frozen=True)
-class FittedOverBudgets:
-    """The same given observations."""
-
-    fitted: FittedVectorModel
-    encoding: str
-    space: SearchSpace
-
-    def predict(self, archs: Sequence[Arch]) -> Prediction:
-        """What m architectures are expected to reach at the full budget."""
-        return self._at(encode(self.encoding, self.space, archs), np.zeros(len(archs)))
-
-    def forecasts(self, known: Rows, targets: Floats) -> dict[str, float]:
-        """By id, what every architecture is expected to reach, in units of the targets (r,); of what has, the target."""
-        at = np.array(list(known.last.values()))
-        inputs = encode_again(self.encoding, self.space, [known.archs[i] for i in at])
-        lacking = known.lacking[at]
-        odd = targets[at] - self._at(inputs, lacking).mean
-        expected = self._at(inputs, np.zeros(len(at))).mean + _TRUST * odd
-        return dict(zip(known.last, np.where(lacking > 0, expected, targets[at]).tolist(), strict=True))
-
-    def _at(self, inputs: Inputs, lacking: Floats) -> Prediction:
-        return self.fitted.predict(np.column_stack([inputs, lacking]).astype(np.float32))
+def _told(inputs: Inputs, lacking: Floats) -> Inputs:
+    """Inputs (m, d) and what is lacking (m,) beside them."""
+    told: Inputs = np.column_stack([inputs, lacking]).astype(np.float32)
+    return told
