@@ -52,6 +52,9 @@ class RunConfig(BaseModel):
         default_factory=list,
         description="folder of another run whose results count as known, or, of another data set, as a prior; repeat it for several",
     )
+    proxies: bool = Field(
+        False, description="let the model see three zero-cost proxies of networks that trials train: grad_norm, synflow and nwot"
+    )
     scheduler: str = Field(
         "fifo", description="Tune scheduler that stops bad trials early: asha, bananas-asha, hyperband, median; fifo stops none"
     )
@@ -108,6 +111,7 @@ class Settings(TypedDict, total=False):
     limit: list[str]
     metrics: dict[str, dict[str, Any]]
     warm_start: list[str]
+    proxies: bool
     scheduler: str | Callable[..., Any]
     scheduler_options: dict[str, Any]
     trials: int

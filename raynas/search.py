@@ -110,7 +110,7 @@ def _returned(run: Run) -> Run:
 
 GROUPS = {
     "what is searched": ("space", "dataset", "table", "objective", "limit"),
-    "how it is searched": ("searcher", "scheduler", "trials", "max_epochs", "seed", "warm_start"),
+    "how it is searched": ("searcher", "scheduler", "trials", "max_epochs", "seed", "warm_start", "proxies"),
     "how architectures are evaluated": ("trainable", "recipe"),
     "where": ("out", "address", "concurrency", "cpus_per_trial", "gpus_per_trial"),
     "who else is told": ("log", "tensorboard_trials"),

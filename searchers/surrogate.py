@@ -5,7 +5,7 @@ BANANAS and what it was compared with that learns are this loop with other parts
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
 from weakref import WeakKeyDictionary
@@ -18,8 +18,9 @@ from raynas.errors import ConfigError
 from raynas.history import History, Prior
 from raynas.model.acquisition import ACQUISITIONS
 from raynas.model.candidates import candidates, mutations, random_archs
+from raynas.model.encodings import Encoder
 from raynas.model.predictors import make_predictor
-from raynas.model.predictors.base import FittedPredictor, Floats, Prediction, Predictor, check_space
+from raynas.model.predictors.base import FittedPredictor, Floats, OnVectors, Prediction, Predictor, check_space
 from raynas.model.predictors.informed import Informed
 from raynas.model.recommend import DEFAULT_ENCODING
 from raynas.model.targets import TARGETS, Target
@@ -28,6 +29,7 @@ from raynas.spaces import SearchSpace
 from searchers.method import Method, Origin, Proposal
 
 _MODELS: WeakKeyDictionary[Prior, tuple[Any, FittedPredictor]] = WeakKeyDictionary()  # with the method and the space they were made for
+_SIFTED = 50  # candidates, or twice as many as are wanted, whose proxies are computed
 _SHORTLIST = 5  # candidates for each that is wanted, among which a batch is chosen one after the other
 
 
@@ -161,7 +163,13 @@ class Surrogate(Learning):
             return Proposal(pool[:count])
         learned = self.learn(space, history, rng)
         fitted, best = learned.fitted, learned.best
-        pool = self.extend(space, history, rng, count, pool, fitted, best, lineage)
+        return self.best_of(self.extend(space, history, rng, count, pool, fitted, best, lineage), learned, history, rng, count, lineage)
+
+    def best_of(
+        self, pool: list[Arch], learned: Learned, history: History, rng: np.random.Generator, count: int, lineage: Mapping[str, str]
+    ) -> Proposal:
+        """The `count` of highest acquisition in the pool."""
+        fitted, best = learned.fitted, learned.best
         prediction = fitted.predict(pool)
         if self.follows and self.acquisition == "its" and self._under_way(history):
             chosen, score = _followed(prediction.sample(min(count, len(pool)), rng))
@@ -320,4 +328,29 @@ class ByPredictor(Learning):
 
 @dataclass(frozen=True, kw_only=True)
 class Encoded(ByPredictor, Surrogate):
-    """Candidates of highest acquisition, by a predictor by name."""
+    """Candidates of highest acquisition, by a predictor by name.
+
+    Args:
+        proxies: more inputs of a predictor that sees vectors, which may take their time (see raynas.model.proxies): of the candidates
+            only those that come first without them have theirs computed.
+    """
+
+    proxies: Encoder | None = None
+
+    def seeing(self, encoding: str) -> Predictor:
+        """As `ByPredictor.seeing`; it sees the proxies, too."""
+        predictor = super().seeing(encoding)
+        if self.proxies is None:
+            return predictor
+        if not isinstance(predictor, OnVectors):
+            raise ConfigError(f"proxies are inputs of predictors that see vectors, such as mlp, and {self.predictor!r} does not")
+        return replace(predictor, proxies=self.proxies)
+
+    def propose(self, space: SearchSpace, history: History, rng: np.random.Generator, count: int) -> Proposal:
+        if self.proxies is None:
+            return super().propose(space, history, rng, count)
+        first = replace(self, proxies=None).propose(space, history, rng, max(_SIFTED, 2 * count))
+        if not first.archs or not history.targets()[0]:
+            return replace(first, archs=first.archs[:count])
+        lineage = {arch.id: origin.parent for arch, origin in zip(first.archs, first.origins, strict=True) if origin.parent}
+        return self.best_of(list(first.archs), self.learn(space, history, rng), history, rng, count, lineage)

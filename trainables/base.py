@@ -7,6 +7,8 @@ the budget it has spent; other numbers that it reports are kept. It need not imp
 * a class method `plan(**config) -> Plan`, given the trials' common configuration; its keywords are the options that the trainable
   takes. It raises a RaynasError for what cannot work, so that a mistake ends the run before it begins;
 * an attribute `metrics`, a sequence of `raynas.outcome.Metric`: what is known of the numbers that it reports, such as a latency;
+* a class method `proxies(config)`, for `--proxies`: what it returns can be pickled, and called with an architecture it always returns the
+  same few floats, not a number where one is not defined;
 * an attribute `oneshot`, true where it searches by itself, see `trainables.oneshot`.
 """
 

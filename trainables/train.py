@@ -11,10 +11,11 @@ from ray.tune import Trainable
 
 from raynas.errors import ConfigError
 from raynas.outcome import Metric
-from raynas.spaces import make_space
+from raynas.spaces import SearchSpace, make_space
 from trainables.base import Plan
 from trainables.learning.data import Data, load
 from trainables.learning.photos import damage
+from trainables.learning.proxies import AtInitialisation
 from trainables.learning.recipes import Recipe, make_recipe
 from trainables.learning.replay import free
 from trainables.learning.team import dumped
@@ -27,6 +28,11 @@ _load = lru_cache(maxsize=1)(load)  # one process runs many trials
 def _data(config: dict[str, Any], recipe: Recipe) -> Data:
     data: Data = _load(config["dataset"], config.get("seed", 0), recipe.validation, config.get("data_dir"), recipe.view)
     return data
+
+
+def _asked(config: dict[str, Any]) -> tuple[SearchSpace, Recipe]:
+    space = make_space(config["space"], config.get("space_options"))
+    return space, make_recipe(config.get("recipe"), space, config["dataset"], "search")
 
 
 class TrainTrial(Trainable):  # type: ignore[misc]  # ray has no types
@@ -97,11 +103,18 @@ class TrainTrial(Trainable):  # type: ignore[misc]  # ray has no types
         Trainer(made, made.sample(np.random.default_rng(seed)), data, chosen, torch.device("cpu"), seed)
         return Plan(chosen.epochs if max_epochs is None else max_epochs)
 
+    @classmethod
+    def proxies(cls, config: dict[str, Any]) -> AtInitialisation:
+        """Of the networks of these trials; those of one are computed at once, so that what cannot work is found before the first trial."""
+        space, recipe = _asked(config)
+        measure = AtInitialisation.of(space, _data(config, recipe), recipe, config["seed"])
+        measure.computed(space.sample(np.random.default_rng(config["seed"])))
+        return measure
+
     def setup(self, config: dict[str, Any]) -> None:
         limit_threads(self.trial_resources)
         self._settings = config
-        self._space = make_space(config["space"], config.get("space_options"))
-        self._recipe = make_recipe(config.get("recipe"), self._space, config["dataset"], "search")
+        self._space, self._recipe = _asked(config)
         self._arch = self._space.from_config(config["arch"])
         self._warning: str | None = None  # of the next report
         self._damaged: set[str] = set()  # images that were told of

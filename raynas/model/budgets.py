@@ -15,7 +15,6 @@ import numpy as np
 
 from raynas.arch import Arch
 from raynas.history import History
-from raynas.model.encodings import encode_again, feature_weights
 from raynas.model.predictors.base import FittedOnVectors, FittedVectorModel, Floats, Inputs, OnVectors, Prediction
 from raynas.model.targets import log_error
 from raynas.spaces.base import SearchSpace
@@ -107,9 +106,9 @@ def fit(on: OnVectors, space: SearchSpace, known: Rows, targets: Floats, seed: i
 
     That is, by id, what every architecture is expected to reach, in units of the targets; of one that has reached it, the target.
     """
-    inputs = encode_again(on.encoding, space, known.archs)
-    model = on.model.fit(_told(inputs, known.lacking), targets, seed, np.append(feature_weights(on.encoding, space), _WEIGHT))
-    fitted = FittedOnVectors(AtFullBudget(model), on.encoding, space)
+    inputs, weights = on.observed(space, known.archs)
+    model = on.model.fit(_told(inputs, known.lacking), targets, seed, np.append(weights, _WEIGHT))
+    fitted = FittedOnVectors(AtFullBudget(model), on, space)
     at = np.array(list(known.last.values()))
     odd = targets[at] - model.predict(_told(inputs[at], known.lacking[at])).mean
     expected = fitted.fitted.predict(inputs[at]).mean + _TRUST * odd

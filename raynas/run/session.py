@@ -29,6 +29,7 @@ from raynas.run.connect import cluster
 from raynas.run.display import Display
 from raynas.run.ending import closing, one_line
 from raynas.run.memory import measured
+from raynas.run.proxies import proxies_of
 from raynas.run.ray_private import kept, unburdened
 from raynas.run.recorder import Recorder
 from raynas.run.resume import arch_of
@@ -128,10 +129,11 @@ class Session:
             # Trials that answer at once would not wait for a fit: so it is waited for.
             "fitting": "apart" if self.plan.instant else "process",
         }
+        proxies = proxies_of(config, self.trainable, self.trial_config, self.space, self.objective, self.console)
         if method is not None:
             return TuneSearcher(self.space, method=method, **settings)
         try:
-            return make_searcher(config.searcher, self.space, config.searcher_options, **settings)
+            return make_searcher(config.searcher, self.space, config.searcher_options | proxies, **settings)
         except RaynasError:
             raise
         except Exception as error:  # whatever a class of the user's own raises

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from raynas.arch import Arch
 from raynas.errors import ConfigError, ShapeError
-from raynas.model.encodings import encode, encode_again, feature_weights
+from raynas.model.encodings import Array, Encoder, encode, encode_again, feature_weights
 from raynas.spaces.base import SearchSpace
 
 Floats = NDArray[np.float64]
@@ -145,7 +145,7 @@ class VectorModel(ABC):
 
 @dataclass(frozen=True)
 class OnVectors:
-    """The predictor that sees architectures by an encoding.
+    """The predictor that sees architectures by an encoding, and by proxies beside it, whose weights are 1.
 
     Raises:
         UnknownNameError: (fit) there is no such encoding.
@@ -154,6 +154,7 @@ class OnVectors:
 
     model: VectorModel
     encoding: str  # see raynas.model.encodings
+    proxies: Encoder | None = None  # see raynas.model.proxies
 
     def check(self, space: SearchSpace) -> None:
         """Raises what `fit` raises where the space does not go with the encoding."""
@@ -161,8 +162,20 @@ class OnVectors:
 
     def fit(self, space: SearchSpace, archs: Sequence[Arch], targets: Floats, seed: int) -> "FittedOnVectors":
         """Learns from n architectures and targets (n,)."""
-        inputs = encode_again(self.encoding, space, archs)
-        return FittedOnVectors(self.model.fit(inputs, targets, seed, feature_weights(self.encoding, space)), self.encoding, space)
+        inputs, weights = self.observed(space, archs)
+        return FittedOnVectors(self.model.fit(inputs, targets, seed, weights), self, space)
+
+    def observed(self, space: SearchSpace, archs: Sequence[Arch]) -> tuple[Inputs, Floats]:
+        """(n, d) what the model sees of n architectures that it learns from, and how much the features count a priori, (d,)."""
+        inputs, weights = self.inputs(space, archs, encode_again), feature_weights(self.encoding, space)
+        return inputs, np.append(weights, np.ones(inputs.shape[1] - len(weights)))
+
+    def inputs(
+        self, space: SearchSpace, archs: Sequence[Arch], encoded: Callable[[str, SearchSpace, Sequence[Arch]], Array] = encode
+    ) -> Inputs:
+        """(n, d) what the model sees of n architectures; `encoded`: how the encoding is computed."""
+        told = encoded(self.encoding, space, archs)
+        return told if self.proxies is None else np.concatenate([told, self.proxies(space, archs, None)], axis=1)
 
 
 @dataclass(frozen=True)
@@ -170,7 +183,7 @@ class FittedOnVectors:
     """A model on vectors given observations; it encodes an architecture once."""
 
     fitted: FittedVectorModel
-    encoding: str
+    on: OnVectors
     space: SearchSpace
     _rows: dict[str, Inputs] = field(default_factory=dict)  # id -> (d,)
 
@@ -178,7 +191,7 @@ class FittedOnVectors:
         """What the model expects of m architectures."""
         new = [arch for arch in archs if arch.id not in self._rows]
         if new:
-            self._rows.update(zip((arch.id for arch in new), encode(self.encoding, self.space, new), strict=True))
+            self._rows.update(zip((arch.id for arch in new), self.on.inputs(self.space, new), strict=True))
         return self.fitted.predict(np.stack([self._rows[arch.id] for arch in archs]))
 
 

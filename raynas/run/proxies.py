@@ -1,0 +1,44 @@
+"""Zero-cost proxies of the networks that a run trains, as inputs of its searcher's model."""
+
+import inspect
+import time
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from raynas.config import RunConfig
+from raynas.errors import ConfigError
+from raynas.model.proxies import Proxies
+from raynas.outcome import Objective
+from raynas.registry import resolve
+from raynas.spaces import SearchSpace
+from searchers import SEARCHERS
+from searchers.surrogate import Encoded
+
+
+def proxies_of(
+    config: RunConfig, trainable: Any, trial_config: dict[str, Any], space: SearchSpace, objective: Objective, console: Console
+) -> dict[str, Any]:
+    """The searcher's option that `config.proxies` stands for, none where it is false.
+
+    Says what they cost, by those of one architecture of `space`, so that a network that fails is found before the first trial.
+
+    Raises:
+        ConfigError: the trainable has none, searcher or objective do not take them, or that network fails.
+    """
+    if not config.proxies:
+        return {}
+    if not hasattr(trainable, "proxies"):
+        raise ConfigError(f"--proxies are of networks that trials train, not of trainable {config.trainable!r}; add --trainable train")
+    method = resolve(SEARCHERS, config.searcher, "searcher")
+    if not (inspect.isclass(method) and issubclass(method, Encoded)):
+        raise ConfigError(f"--proxies are inputs of a model of vectors, which searcher {config.searcher!r} has not; use bananas")
+    if not objective.single:
+        raise ConfigError("--proxies go with one objective, and no limit on what has to be measured; leave them out")
+    measure = trainable.proxies(trial_config)
+    arch, began = space.sample(np.random.default_rng(config.seed)), time.perf_counter()
+    measure(arch)
+    seconds = time.perf_counter() - began
+    console.print(f"proxies: {seconds:.2g} s of a core for each network", highlight=False)
+    return {"proxies": Proxies(measure, seed=config.seed)}
