@@ -28,7 +28,7 @@ from raynas.registry import resolve
 from raynas.spaces import SearchSpace
 from searchers.method import Method, Origin, Proposal
 
-_MODELS: WeakKeyDictionary[Prior, tuple[Any, FittedPredictor]] = WeakKeyDictionary()  # with the method and the space they were made for
+_MODELS: WeakKeyDictionary[Prior, list[tuple[Any, FittedPredictor]]] = WeakKeyDictionary()  # each with method and space it was made for
 _SIFTED = 50  # candidates, or twice as many as are wanted, whose proxies are computed
 _SHORTLIST = 5  # candidates for each that is wanted, among which a batch is chosen one after the other
 
@@ -107,10 +107,13 @@ class Learning(Method):
     def _model_of(self, prior: Prior, space: SearchSpace) -> FittedPredictor:
         """The model fitted to the ranks of what another search has found, once in a process."""
         key = self, space
-        if _MODELS.get(prior, (None,))[0] != key:
-            targets = TARGETS["rank_gauss"](prior.values).values
-            _MODELS[prior] = key, self.model().fit(space, prior.archs, targets, 0)
-        return _MODELS[prior][1]
+        models = _MODELS.setdefault(prior, [])
+        for made_for, model in models:
+            if made_for == key:
+                return model
+        targets = TARGETS["rank_gauss"](prior.values).values
+        models.append((key, self.model().fit(space, prior.archs, targets, 0)))
+        return models[-1][1]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,7 +26,7 @@ class Proxies:
     """
 
     measure: Callable[[Arch], Sequence[float]]
-    among: int = 200
+    among: int = 100
     seed: int = 0
     _known: dict[str, Floats] = field(default_factory=dict, repr=False, compare=False)  # id -> (p,)
     _scales: list[tuple[Floats, Floats]] = field(default_factory=list, repr=False, compare=False)  # (p,) values and quantiles, (r,) each

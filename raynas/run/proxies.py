@@ -27,6 +27,8 @@ def proxies_of(
     Raises:
         ConfigError: the trainable has none, searcher or objective do not take them, or that network fails.
     """
+    if "proxies" in config.searcher_options:
+        raise ConfigError("a run has no proxies among its searcher_options; give --proxies, for those that its trainable defines")
     if not config.proxies:
         return {}
     if not hasattr(trainable, "proxies"):
