@@ -3,10 +3,13 @@
 Proxies are columns of a file, as normal quantiles of their ranks, beside the inputs of the default and of weight 1; ranks among all its
 cells, which is more than a search could know, or (`--among`) among some random ones. All candidates have them, or (`--sifted`) as many as
 where a search has to compute them. A search may propose the cells of the file, one after the other. Names joined by `+` are inputs
-together. Prints a Markdown table; a difference is that to the default on the same seeds.
-Standard errors in brackets.
+together. Prints a Markdown table; a difference is that to the default on the same seeds. Standard errors in brackets.
+
+With `--ours N` it prints instead how those that `--proxies` of a search computes rank N of the cells, by Spearman's correlation with the
+file: of small networks on digits, and of the published ones on random images.
 
 Run: python benchmarks/zero_cost.py FILE [--first 82000] [--seeds 50]    (2 CPU seconds a search)
+     python benchmarks/zero_cost.py FILE --ours 200                      (2 minutes)
 FILE: Parquet with the column `arch` (arch strings) and one for each proxy.
 """
 
@@ -15,7 +18,9 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 
 from raynas.arch import Arch
 from raynas.model.encodings import ENCODINGS
@@ -25,6 +30,9 @@ from raynas.model.recommend import DEFAULT_ENCODING
 from raynas.spaces import SearchSpace, Subset, make_space
 from raynas.tables import open_table
 from searchers import Engine, make_method
+from trainables.learning.data import load
+from trainables.learning.proxies import IMAGES, NAMES, AtInitialisation
+from trainables.learning.recipes import make_recipe
 
 
 def evaluations(space: SearchSpace, values: dict[str, float], options: dict[str, Any], seed: int) -> int:
@@ -42,6 +50,20 @@ def of_file(rows: dict[str, Floats], arch: Arch) -> Floats:
     return rows[arch.id]
 
 
+def compare(file: pa.Table, space: SearchSpace, count: int) -> None:
+    """Prints how ours and those of the file rank `count` of its cells."""
+    recipe, images = make_recipe("quick", space), torch.randn(IMAGES, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    measures = {
+        "digits": AtInitialisation.of(space, load("digits", 0, recipe.validation), recipe, 0),
+        "published networks": AtInitialisation(space, images, torch.arange(IMAGES) % 10, 10, {}, 0),
+    }
+    some = file.take(np.random.default_rng(1).permutation(len(file))[:count])
+    archs = [space.from_text(text) for text in some["arch"].to_pylist()]
+    for what, measure in measures.items():
+        columns = zip(NAMES, np.array([measure.computed(arch) for arch in archs]).T, strict=True)
+        print(what, *(f"{name} {spearman(column, some[name].to_numpy()):.2f}" for name, column in columns), flush=True)
+
+
 def mean(values: Floats, sign: str = "") -> str:
     """Their mean and its standard error."""
     return f"{values.mean():{sign}.1f} ({values.std(ddof=1) / np.sqrt(len(values)):.1f})"
@@ -56,8 +78,12 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=50)
     parser.add_argument("--among", type=int, help="random cells that give ranks; default: all")
     parser.add_argument("--sifted", action="store_true", help="only candidates that come first without proxies have them")
+    parser.add_argument("--ours", type=int, metavar="N", help="compare those that a search computes, of N cells, with the file")
     given = parser.parse_args()
     whole, file, seeds = make_space("nasbench201"), pq.read_table(given.file), range(given.first, given.first + given.seeds)
+    if given.ours:
+        compare(file, whole, given.ours)
+        return
     table, archs = open_table(None, whole, "cifar10"), [whole.from_text(text) for text in file["arch"].to_pylist()]
     known = dict(zip(table.ids, table.values("valid_accuracy").tolist(), strict=True))
     space, values = Subset(whole, archs), {arch.id: known[arch.id] for arch in archs}

@@ -34,7 +34,7 @@ from trainables.learning.recipes import Recipe
 from trainables.learning.trainer import Normalize
 
 NAMES = ("grad_norm", "synflow", "nwot")
-IMAGES = 64  # of the batch, at most
+IMAGES = 32  # of the batch, at most
 
 _LAYERS = (nn.Conv2d, nn.Linear)
 _RECTIFIERS = (nn.ReLU, nn.ReLU6, nn.SiLU, nn.Hardswish)  # positive where what they are given is
