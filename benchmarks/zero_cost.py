@@ -6,10 +6,12 @@ where a search has to compute them. A search may propose the cells of the file, 
 together. Prints a Markdown table; a difference is that to the default on the same seeds. Standard errors in brackets.
 
 With `--ours N` it prints instead how those that `--proxies` of a search computes rank N of the cells, by Spearman's correlation with the
-file: of small networks on digits, and of the published ones on random images.
+file: of small networks on digits, and of the published ones on random images. With `--write OUT` it writes those of the former of all cells
+to another such file.
 
 Run: python benchmarks/zero_cost.py FILE [--first 82000] [--seeds 50]    (2 CPU seconds a search)
      python benchmarks/zero_cost.py FILE --ours 200                      (2 minutes)
+     python benchmarks/zero_cost.py FILE --write OUT                     (3 minutes)
 FILE: Parquet with the column `arch` (arch strings) and one for each proxy.
 """
 
@@ -50,18 +52,26 @@ def of_file(rows: dict[str, Floats], arch: Arch) -> Floats:
     return rows[arch.id]
 
 
+def on_digits(space: SearchSpace) -> AtInitialisation:
+    """Ours of small networks."""
+    recipe = make_recipe("quick", space)
+    return AtInitialisation.of(space, load("digits", 0, recipe.validation), recipe, 0)
+
+
+def columns(measure: AtInitialisation, texts: pa.ChunkedArray) -> dict[str, Floats]:
+    """Ours of some cells, by name."""
+    values = np.array([measure.computed(measure.space.from_text(text)) for text in texts.to_pylist()])
+    return dict(zip(NAMES, values.T, strict=True))
+
+
 def compare(file: pa.Table, space: SearchSpace, count: int) -> None:
     """Prints how ours and those of the file rank `count` of its cells."""
-    recipe, images = make_recipe("quick", space), torch.randn(IMAGES, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    measures = {
-        "digits": AtInitialisation.of(space, load("digits", 0, recipe.validation), recipe, 0),
-        "published networks": AtInitialisation(space, images, torch.arange(IMAGES) % 10, 10, {}, 0),
-    }
+    images = torch.randn(IMAGES, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    published = AtInitialisation(space, images, torch.arange(IMAGES) % 10, 10, {}, 0)
     some = file.take(np.random.default_rng(1).permutation(len(file))[:count])
-    archs = [space.from_text(text) for text in some["arch"].to_pylist()]
-    for what, measure in measures.items():
-        columns = zip(NAMES, np.array([measure.computed(arch) for arch in archs]).T, strict=True)
-        print(what, *(f"{name} {spearman(column, some[name].to_numpy()):.2f}" for name, column in columns), flush=True)
+    for what, measure in {"digits": on_digits(space), "published networks": published}.items():
+        ours = columns(measure, some["arch"])
+        print(what, *(f"{name} {spearman(ours[name], some[name].to_numpy()):.2f}" for name in NAMES), flush=True)
 
 
 def mean(values: Floats, sign: str = "") -> str:
@@ -79,10 +89,14 @@ def main() -> None:
     parser.add_argument("--among", type=int, help="random cells that give ranks; default: all")
     parser.add_argument("--sifted", action="store_true", help="only candidates that come first without proxies have them")
     parser.add_argument("--ours", type=int, metavar="N", help="compare those that a search computes, of N cells, with the file")
+    parser.add_argument("--write", metavar="OUT", help="compute those of all cells, of small networks on digits, to this file")
     given = parser.parse_args()
     whole, file, seeds = make_space("nasbench201"), pq.read_table(given.file), range(given.first, given.first + given.seeds)
     if given.ours:
         compare(file, whole, given.ours)
+        return
+    if given.write:
+        pq.write_table(pa.table({"arch": file["arch"], **columns(on_digits(whole), file["arch"])}), given.write)
         return
     table, archs = open_table(None, whole, "cifar10"), [whole.from_text(text) for text in file["arch"].to_pylist()]
     known = dict(zip(table.ids, table.values("valid_accuracy").tolist(), strict=True))
@@ -100,10 +114,10 @@ def main() -> None:
     print("| input | Spearman with accuracy | mean | median | difference |\n|---|---|---|---|---|")
     print(f"| none (the default) | | {mean(default)} | {np.median(default):g} | |", flush=True)
     for names in given.inputs.split(","):
-        columns = [file[name].to_numpy().astype(np.float64) for name in names.split("+")]
-        rows = dict(zip(values, np.stack(columns, axis=1), strict=True))
+        inputs = [file[name].to_numpy().astype(np.float64) for name in names.split("+")]
+        rows = dict(zip(values, np.stack(inputs, axis=1), strict=True))
         each = took(Proxies(partial(of_file, rows), given.among or len(rows)))
-        told = " / ".join(f"{spearman(column, np.array(list(values.values()))):.2f}" for column in columns)
+        told = " / ".join(f"{spearman(column, np.array(list(values.values()))):.2f}" for column in inputs)
         print(f"| {names} | {told} | {mean(each)} | {np.median(each):g} | {mean(each - default, '+')} |", flush=True)
 
 
