@@ -1,8 +1,10 @@
 """Fixtures that several test files share, and what makes all of them independent of the state of the machine."""
 
+import logging
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -30,3 +32,20 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("the benchmark tables (../shared/data) are not here")
     return folder
+
+
+@pytest.fixture(scope="module")
+def local_ray() -> Iterator[None]:
+    """A Ray of two CPUs, which this process has initialised: searches in it use it, and leave it as it is."""
+    import ray
+
+    from raynas.run.ray_private import ended, loopback
+
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("RAY_AUTH_MODE", "disabled")  # no token file in the home folder
+        environment.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        with loopback():
+            ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
+        yield
+        with ended():
+            ray.shutdown()

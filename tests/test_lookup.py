@@ -1,12 +1,10 @@
 """A trial that looks its results up, alone and under Tune."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import ray
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler, HyperBandScheduler, TrialScheduler
 
@@ -35,16 +33,6 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> str:
     common: dict[str, Any] = {"space": "nasbench201", "dataset": "toy", "source": "a test", "licence": "CC0", "sha256": None}
     Table.build(ids=ids, metrics=metrics, budgets=BUDGETS, **common).write(target)
     return str(target)
-
-
-@pytest.fixture(scope="module")
-def local_ray() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("RAY_AUTH_MODE", "disabled")  # no token file in the home folder
-        environment.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-        yield
-        ray.shutdown()
 
 
 def config(path: str | None, index: int = 0, **changes: Any) -> dict[str, Any]:
