@@ -16,6 +16,9 @@ os.environ.pop("RAY_ADDRESS", None)
 os.environ["RAY_TMPDIR"] = tempfile.mkdtemp(prefix="rn-", dir="/tmp")
 os.environ["XDG_CONFIG_HOME"] = os.path.join(os.environ["RAY_TMPDIR"], "config")  # the key that signs runs
 
+# Before anything imports numpy: threads make fits of a few points several times slower where the processors have something else to do.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
 
