@@ -1,4 +1,4 @@
-"""Searches from Python, trainables as users write them, results of other runs, and runs that fail: each in a process of its own."""
+"""Searches from Python, trainables as users write them, results of other runs, and runs that fail."""
 
 import json
 import os
@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import run_rows
+from commands import search
 
 from raynas import results, storage
 from raynas.config import RunConfig
@@ -26,6 +27,8 @@ from raynas.tables import Table, open_table
 
 TESTS = Path(__file__).parent
 
+pytestmark = pytest.mark.usefixtures("local_ray")  # of searches in this process
+
 
 def environment() -> dict[str, str]:
     paths = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
@@ -35,10 +38,6 @@ def environment() -> dict[str, str]:
 def python(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, *map(str, arguments)]
     return subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=180, check=False)
-
-
-def search(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
-    return python(folder, "-m", "raynas.search", *arguments)
 
 
 def rows(run: Path) -> list[dict[str, Any]]:
@@ -327,7 +326,7 @@ def test_what_is_recommended_stands_beside_the_best_observed() -> None:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder that holds `run`, of 14 trials."""
     folder = tmp_path_factory.mktemp("finished")
     done = search(folder, "--searcher", "random", "--trials", 14, "--out", "run")
