@@ -1,16 +1,15 @@
 """docs/questions.md: each question is asked in SQL and in pandas of a run with failures, stopped trials and retries."""
 
-import os
 import re
-import subprocess
-import sys
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import pandas as pd
 import pytest
+from commands import search
 from question_trials import FOLDER, KILLED
 
 from raynas import results
@@ -25,16 +24,22 @@ BEST, FAILED, BETTER, PREDICTED, WAYS, NODES, TIMES, FRONT, EPOCHS, AGAIN, SEVER
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with two runs."""
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """For two runs, known to the processes of a Ray that starts later."""
     folder = tmp_path_factory.mktemp("questions")
     (folder / "killed").mkdir()
-    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", FOLDER: str(folder / "killed")}
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv(FOLDER, str(folder / "killed"))
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def runs(folder: Path, local_ray: None) -> Path:
+    """A folder with two runs."""
     common = ["--trainable", "question_trials:Trial", "--scheduler", "asha", "--max-epochs", "9"]
     model = ["--trials", "120", "--set", "searcher_options.num_initial=20", "--set", "searcher_options.pool=100"]
     for name, more in (("first", model), ("second", ["--trials", "20", "--searcher", "random"])):
-        command = [sys.executable, "-m", "raynas.search", *common, *more, "--out", f"runs/{name}"]
-        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=240)
+        done = search(folder, *common, *more, "--out", f"runs/{name}")
         assert done.returncode == 0, done.stdout + done.stderr
     return folder
 
