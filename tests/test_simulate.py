@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 from subprocess import CompletedProcess
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,9 +37,14 @@ def table() -> Table:
 PROPOSING = [name for name, method in SEARCHERS.items() if not isinstance(method, str)]  # the others are trials
 
 
+QUICK: dict[str, dict[str, Any]] = {
+    **{name: {"pool": 50, "predictor_options": {"epochs": 5}} for name in ("bananas", "bananas-paper")},
+    "bohamiann": {"pool": 50, "predictor_options": {"chains": 2, "steps": 60, "burn_in": 30, "keep_every": 10}},
+}
+
+
 def engine(name: str, seed: int = 0) -> Engine:
-    options = {"pool": 50, "predictor_options": {"epochs": 5}} if name.startswith("bananas") else {}
-    return make_engine(name, make_space("nasbench201"), options, seed=seed, max_budget=108)
+    return make_engine(name, make_space("nasbench201"), QUICK.get(name, {}), seed=seed, max_budget=108)
 
 
 @pytest.mark.parametrize("name", PROPOSING)
