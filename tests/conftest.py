@@ -16,8 +16,10 @@ os.environ.pop("RAY_ADDRESS", None)
 os.environ["RAY_TMPDIR"] = tempfile.mkdtemp(prefix="rn-", dir="/tmp")
 os.environ["XDG_CONFIG_HOME"] = os.path.join(os.environ["RAY_TMPDIR"], "config")  # the key that signs runs
 
-# Before anything imports numpy: threads make fits of a few points several times slower where the processors have something else to do.
+# Before anything imports numpy or torch: threads that spin while they wait for each other make what is as small as in tests take several
+# times as long where the processors have something else to do.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")

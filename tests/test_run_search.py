@@ -10,19 +10,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
 import pytest
-import run_rows
 from commands import search
 
 from raynas import results, storage
-from raynas.config import RunConfig
 from raynas.errors import ResultsError
-from raynas.outcome import Limit, Objective
 from raynas.run.settings import resumed_run
-from raynas.run.summary import Run, lines
-from raynas.spaces import make_space
 from raynas.tables import Table, open_table
 
 TESTS = Path(__file__).parent
@@ -301,25 +294,6 @@ def test_a_recipe_of_ones_own(tmp_path: Path) -> None:
     assert recipe == {"base": "quick", "epochs": 1, "batch_size": 256}
     assert [row["epochs"] for row in rows(tmp_path / "run")] == [1]
     assert "--dataset digits --recipe quick --set recipe.epochs=1 --set recipe.batch_size=256" in done.stdout
-
-
-def summary(**changes: Any) -> list[str]:
-    space = make_space("nasbench201")
-    archs = [space.sample(np.random.default_rng(seed)) for seed in range(2)]
-    trials = [run_rows.trial(i, arch_id=arch.id, valid_accuracy=0.9 - i / 100) for i, arch in enumerate(archs)]
-    best = {"arch": archs[0].to_config(), "arch_id": archs[0].id, "train": "train it"} | trials[0] | {"arch": archs[0].to_config()}
-    tables = results.Tables(pa.Table.from_pylist(trials), None, None)
-    run = Run("run", RunConfig(), Objective(limits=(Limit.parse("flops<=1000"),)), tables, best, archs[1], 2, **changes)
-    return list(lines(run, optimum=0.95))
-
-
-def test_what_is_recommended_stands_beside_the_best_observed() -> None:
-    text = "\n".join(summary())
-    best, recommended = text.split("Recommended: ")
-    assert "validation accuracy 90.000 % (5.000 points below the best of the table, 95.000 %)" in best
-    assert "validation accuracy 89.000 %\n" in recommended
-    assert text.count("beyond the limit flops<=1000") == 2
-    assert "no more architectures" in "\n".join(summary(exhausted=True))
 
 
 # -- earlier results -----------------------------------------------------------------------------------------------------

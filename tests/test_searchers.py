@@ -366,6 +366,7 @@ def test_tune_with_asha_and_a_concurrency_limit(local_ray: None, tmp_path: Path)
         final = accuracy({"arch": {"id": id}})
         assert observation.curve == tuple((float(epoch), final * epoch / 4) for epoch in (1, 2, 4) if epoch <= epochs[id])
     assert not searcher.history.pending
+    searcher.engine.wait()  # trials may have ended before the first fit has
     assert searcher.refits
     assert results.get_best_result().metrics["valid_accuracy"] == max(o.value for o in searcher.history.observed.values())
 
