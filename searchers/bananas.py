@@ -1,17 +1,23 @@
 """BANANAS: Bayesian optimization with neural architecture search (White, Neiswanger, Savani, AAAI 2021, arXiv 1910.11858)."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
 
+from raynas.errors import ConfigError
 from raynas.history import History
 from raynas.model import budgets
+from raynas.model.encodings import unweighted
 from raynas.model.predictors.base import OnVectors
 from raynas.spaces import SearchSpace
+from searchers.method import Proposal
 from searchers.several import SeveralObjectives
 from searchers.surrogate import Learned, drawn_target
+
+_ALL = 10**9  # observed architectures, of which there are fewer
+_SURVEYED = 2000  # candidates, more where there are more than 1,000 trials
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,9 +30,16 @@ class Bananas(SeveralObjectives):
     Deviations count twice (`exploration`): an ensemble is too sure of what it has not seen. `its` is the paper's acquisition function;
     with more than `num_initial` trials under way each proposal follows one member of the ensemble instead (`follows`).
 
+    After `survey_after` evaluations without a new best, what leads on from the best ten is used up: fits then look around everything that
+    is known, bad or good, and choose by mean + deviation among many more candidates. Their model sees the parts of the encoding without
+    weights, which help while little is known, and learns log errors, which do not end at the best observed as ranks do.
+
     Where trials were stopped early, the model learns from all budgets (raynas.model.budgets), if it sees vectors and there is no prior.
 
     The encoding `path` is the paper's.
+
+    Args:
+        survey_after: with one objective; None: never.
     """
 
     target: str = "rank_gauss+log_error"
@@ -34,10 +47,36 @@ class Bananas(SeveralObjectives):
     climbs: int = 2
     exploration: float = 2.0
     patience: int | None = 30
+    survey_after: int | None = 200
     recommender: str = "denoised"
 
     all_budgets: ClassVar[bool] = True
     follows: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.survey_after is not None and self.survey_after < 1:
+            raise ConfigError(f"survey_after must be at least 1, or nothing for never, not {self.survey_after}")
+
+    def propose(self, space: SearchSpace, history: History, rng: np.random.Generator, count: int) -> Proposal:
+        if self.survey_after is not None and history.objective.single and self.stale(history) >= self.survey_after:
+            return self.surveying().propose(space, history, rng, count)
+        return super().propose(space, history, rng, count)
+
+    def surveying(self) -> "Bananas":
+        """The search that takes over."""
+        return replace(
+            self,
+            encoding=unweighted(self.encoding),
+            target="log_error",
+            acquisition="ucb",
+            exploration=2.0,
+            parents=_ALL,
+            pool=_SURVEYED,
+            climbs=0,
+            patience=None,
+            survey_after=None,
+        )
 
     def learn(self, space: SearchSpace, history: History, rng: np.random.Generator) -> Learned:
         model, known = self.model(), budgets.rows(history) if self.all_budgets else None
@@ -65,6 +104,7 @@ class BananasPaper(Bananas):
     climbs: int = 0
     exploration: float = 1.0
     patience: int | None = None
+    survey_after: int | None = None
 
     several: ClassVar[bool] = False
     all_budgets: ClassVar[bool] = False

@@ -149,6 +149,11 @@ def parse_encoding(text: str) -> list[Part]:
     return parts
 
 
+def unweighted(text: str) -> str:
+    """The same encodings, all features of which count the same."""
+    return re.sub(r"\*[^+]*", "", text)
+
+
 def encode(encoding: str, space: SearchSpace, archs: Sequence[Arch]) -> Array:
     """(n, d) the encodings that `encoding` names, side by side; weights do not change them (see `feature_weights`)."""
     return np.concatenate([part.encoder(space, archs, part.paths) for part in parse_encoding(encoding)], axis=1)
