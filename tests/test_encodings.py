@@ -10,7 +10,16 @@ from hypothesis import strategies as st
 
 from raynas.arch import Arch
 from raynas.errors import OutOfSpaceError, UnknownNameError
-from raynas.model.encodings import ENCODINGS, encode, encode_again, feature_weights, kept_by_frequency, kept_by_length, parse_encoding
+from raynas.model.encodings import (
+    ENCODINGS,
+    encode,
+    encode_again,
+    feature_weights,
+    kept_by_frequency,
+    kept_by_length,
+    parse_encoding,
+    unweighted,
+)
 from raynas.spaces import SearchSpace
 from raynas.spaces.darts import GENOTYPES, DARTSSpace
 from raynas.spaces.darts import OPS as DARTS_OPS
@@ -356,3 +365,7 @@ def test_a_space_without_adjacency_says_so() -> None:
 
     with pytest.raises(OutOfSpaceError, match="defines no adjacency encoding; use a path encoding"):
         encode("adjacency", Bare(), [NB201.sample(np.random.default_rng(0))])
+
+
+def test_without_weights_the_same_is_seen() -> None:
+    assert unweighted("trunc_path_counts:9*0.15+scalars+path*2") == "trunc_path_counts:9+scalars+path"

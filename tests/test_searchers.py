@@ -299,6 +299,7 @@ def test_bananas_proposes_the_best_of_the_pool() -> None:
         ({"acquisition": "lcb"}, UnknownNameError, "unknown acquisition function 'lcb'"),
         ({"pool": 0}, ConfigError, "pool, parents and patience"),
         ({"parents": 0}, ConfigError, "pool, parents and patience"),
+        ({"survey_after": 0}, ConfigError, "survey_after must be at least 1"),
         ({"rates": ()}, ConfigError, "rates"),
         ({"rates": (1.0, 0.0)}, ConfigError, "rates"),
         ({"random_share": 1.5}, ConfigError, "random_share"),
