@@ -34,7 +34,7 @@ Floats = NDArray[np.float64]
 
 CASES = {
     "edgegpu": ("edgegpu_latency",),
-    "raspi4": ("raspi4_latency",),
+    **{device: (f"{device}_latency",) for device in ("raspi4", "pixel3", "edgetpu", "eyeriss", "fpga")},
     "edgegpu, energy too": ("edgegpu_latency", "edgegpu_energy"),
 }
 OURS = ("bananas", "evolution", "random")

@@ -185,7 +185,7 @@ def test_a_space_that_holds_no_more_waits_for_what_may_go_on() -> None:
 
 
 def test_no_rung_is_close_to_the_end() -> None:
-    assert make_scheduler("bananas-asha", "valid_accuracy", "max", 200).promotion.rungs == (7, 21, 63)
+    assert make_scheduler("bananas-asha", "valid_accuracy", "max", 200).promotion.rungs == (7, 35)
     assert make_scheduler("bananas-asha", "valid_accuracy", "max", 9, {"grace_period": 5}).promotion.rungs == (5,)
 
 
