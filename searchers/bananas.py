@@ -32,7 +32,7 @@ class Bananas(SeveralObjectives):
 
     After `survey_after` evaluations without a new best, what leads on from the best ten is used up: fits then look around everything that
     is known, bad or good, and choose by mean + deviation among many more candidates. Their model sees the parts of the encoding without
-    weights, which help while little is known, and learns log errors, which do not end at the best observed as ranks do.
+    weights, which help while little is known, and of the default's targets log errors, which do not end at the best observed as ranks do.
 
     Where trials were stopped early, the model learns from all budgets (raynas.model.budgets), if it sees vectors and there is no prior.
 
@@ -68,7 +68,7 @@ class Bananas(SeveralObjectives):
         return replace(
             self,
             encoding=unweighted(self.encoding),
-            target="log_error",
+            target="log_error" if "log_error" in self.target.split("+") else self.target,
             acquisition="ucb",
             exploration=2.0,
             parents=_ALL,
