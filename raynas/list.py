@@ -17,7 +17,21 @@ from searchers import SEARCHERS
 from trainables import TRAINABLES
 from trainables.learning.recipes import RECIPES
 
-_COMMON = ("self", "space", "space_options", "dataset", "table", "max_epochs", "seed", "recipe", "others", "args", "kwargs", "kwds")
+_COMMON = (
+    "self",
+    "space",
+    "space_options",
+    "dataset",
+    "table",
+    "max_epochs",
+    "seed",
+    "recipe",
+    "proxies",
+    "others",
+    "args",
+    "kwargs",
+    "kwds",
+)
 _TUNES = ("time_attr", "metric", "mode", "max_t", "stop_last_trials", "hard_stop")  # which the command sets, or Tune alone knows
 
 

@@ -59,7 +59,9 @@ class Bananas(SeveralObjectives):
             raise ConfigError(f"survey_after must be at least 1, or nothing for never, not {self.survey_after}")
 
     def propose(self, space: SearchSpace, history: History, rng: np.random.Generator, count: int) -> Proposal:
-        if self.survey_after is not None and history.objective.single and self.stale(history) >= self.survey_after:
+        # Of many that are under way, a part began before the best was known.
+        due = self.survey_after is not None and self.stale(history) >= max(self.survey_after, 2 * len(history.pending))
+        if due and history.objective.single:
             return self.surveying().propose(space, history, rng, count)
         return super().propose(space, history, rng, count)
 
@@ -72,7 +74,7 @@ class Bananas(SeveralObjectives):
             acquisition="ucb",
             exploration=2.0,
             parents=_ALL,
-            pool=_SURVEYED,
+            pool=max(self.pool, _SURVEYED),
             climbs=0,
             patience=None,
             survey_after=None,

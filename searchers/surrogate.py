@@ -355,5 +355,5 @@ class Encoded(ByPredictor, Surrogate):
         first = replace(self, proxies=None).propose(space, history, rng, max(_SIFTED, 2 * count))
         if not first.archs or not history.targets()[0]:
             return replace(first, archs=first.archs[:count])
-        lineage = {arch.id: origin.parent for arch, origin in zip(first.archs, first.origins, strict=True) if origin.parent}
+        lineage = {arch.id: origin.parent for arch, origin in zip(first.archs, first.origins, strict=False) if origin.parent}
         return self.best_of(list(first.archs), self.learn(space, history, rng), history, rng, count, lineage)

@@ -23,7 +23,7 @@ def called(command: Callable[[list[str]], int], folder: Path, *arguments: object
         with chdir(folder), redirect_stdout(out), redirect_stderr(err):
             code = command(words)
     except SystemExit as ended:  # flags that nobody knows
-        code = int(ended.code or 0)
+        code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
     finally:
         logging.getLogger().removeHandler(told)
     return CompletedProcess(words, code, out.getvalue(), err.getvalue())

@@ -17,7 +17,7 @@ from raynas.spaces.base import SearchSpace
 class Proxies:
     """An encoder that tells what an architecture's proxies are among those of random ones, as normal quantiles of their ranks.
 
-    What is not finite counts as the median; what lies beyond the extremes, as these. An architecture is measured once.
+    What is not a number counts as the median; what lies beyond the extremes, as these. An architecture is measured once.
 
     Args:
         measure: of an architecture, the same p numbers whenever it is asked.
@@ -37,7 +37,7 @@ class Proxies:
             drawn = random_archs(space, (), np.random.default_rng(self.seed), self.among)
             self._scales.extend(map(_scale, self._measured(drawn).T))
         columns = zip(self._measured(archs).T, self._scales, strict=True)
-        told = [np.where(np.isfinite(values), np.interp(values, *scale), 0.0) for values, scale in columns]
+        told = [np.where(np.isnan(values), 0.0, np.interp(values, *scale)) for values, scale in columns]
         return np.stack(told, axis=1).astype(np.float32)
 
     def _measured(self, archs: Sequence[Arch]) -> Floats:

@@ -22,25 +22,30 @@ def proxies_of(
 ) -> dict[str, Any]:
     """The searcher's option that `config.proxies` stands for, none where it is false.
 
-    Says what they cost, by those of one architecture of `space`, so that a network that fails is found before the first trial.
+    Says what they cost, by those of one architecture of `space`.
 
     Raises:
-        ConfigError: the trainable has none, searcher or objective do not take them, or that network fails.
+        ConfigError: the trainable has none, or not some floats, or searcher or objective do not take them.
     """
-    if "proxies" in config.searcher_options:
+    method = resolve(SEARCHERS, config.searcher, "searcher")
+    takes = inspect.isclass(method) and issubclass(method, Encoded)
+    if takes and "proxies" in config.searcher_options:
         raise ConfigError("a run has no proxies among its searcher_options; give --proxies, for those that its trainable defines")
     if not config.proxies:
         return {}
     if not hasattr(trainable, "proxies"):
         raise ConfigError(f"--proxies are of networks that trials train, not of trainable {config.trainable!r}; add --trainable train")
-    method = resolve(SEARCHERS, config.searcher, "searcher")
-    if not (inspect.isclass(method) and issubclass(method, Encoded)):
+    if not takes:
         raise ConfigError(f"--proxies are inputs of a model of vectors, which searcher {config.searcher!r} has not; use bananas")
     if not objective.single:
         raise ConfigError("--proxies go with one objective, and no limit on what has to be measured; leave them out")
     measure = trainable.proxies(trial_config)
     arch, began = space.sample(np.random.default_rng(config.seed)), time.perf_counter()
-    measure(arch)
-    seconds = time.perf_counter() - began
-    console.print(f"proxies: {seconds:.2g} s of a core for each network", highlight=False)
+    try:
+        told = np.array(measure(arch), dtype=np.float64)
+    except Exception as error:  # whatever a trainable of the user's own raises
+        raise ConfigError(f"the proxies of trainable {config.trainable!r} fail: {type(error).__name__}: {error}") from error
+    if told.ndim != 1 or not len(told):
+        raise ConfigError(f"the proxies of trainable {config.trainable!r} must be some floats of an architecture, not {told.tolist()!r}")
+    console.print(f"proxies: {time.perf_counter() - began:.2g} s or more for each network", highlight=False)
     return {"proxies": Proxies(measure, seed=config.seed)}

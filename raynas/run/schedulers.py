@@ -105,7 +105,7 @@ def make_scheduler(name: str, metric: str, mode: str, max_epochs: int | None, op
     """The scheduler registered as `name`, or `module:Class`; `options` override the defaults.
 
     The first decision falls after max_epochs / 27 epochs, which leaves three rungs below a full evaluation: 4, 12 and 36 epochs
-    of 108, as in NAS-Bench-101; for bananas-asha two, 4 and 20.
+    of 108, as in NAS-Bench-101; for bananas-asha two, 4 and 20, or one of fewer than 25.
 
     Raises:
         UnknownNameError: no such scheduler, or it does not take one of the options.
