@@ -1,6 +1,5 @@
 """Fixtures that several test files share, and what makes all of them independent of the state of the machine."""
 
-import logging
 import os
 import shutil
 import tempfile
@@ -41,17 +40,12 @@ def shared_data() -> Path:
 
 @pytest.fixture(scope="module")
 def local_ray() -> Iterator[None]:
-    """A Ray of two CPUs, which this process has initialised: searches in it use it, and leave it as it is."""
+    """A Ray of two CPUs, which this process has initialised."""
     import ray
-
-    from raynas.run.ray_private import ended, loopback
 
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("RAY_AUTH_MODE", "disabled")  # no token file in the home folder
         environment.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        environment.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)  # its workers find what tests define
-        with loopback():
-            ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
+        ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
         yield
-        with ended():
-            ray.shutdown()
+        ray.shutdown()

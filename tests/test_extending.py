@@ -13,11 +13,9 @@ from pathlib import Path
 
 import duckdb
 import pytest
-from commands import called
 
 import raynas
 import searchers
-from raynas import compare, convert
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = ROOT / "examples"
@@ -100,22 +98,23 @@ def test_a_predictor_of_graphs_and_a_data_set(folder: Path) -> None:
     assert found[2] >= 0.4  # of two classes
 
 
-def test_a_table_of_a_space_of_ones_own(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_table_of_a_space_of_ones_own(folder: Path) -> None:
     with (folder / "chains.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["arch", "accuracy"])
         for layers in itertools.product(LAYERS, repeat=4):
             if layers[0] != "skip":  # a part of the space
                 writer.writerow([json.dumps({"layers": layers}), 0.3 + 0.1 * layers.count("conv3")])
-    monkeypatch.syspath_prepend(folder)
-    described = ["--space", "my_space:Chain", "--valid", "accuracy", "--epochs", 2]
-    done = called(convert.main, folder, "chains.csv", "chains.parquet", *described)
+    done = command(
+        folder, "-m", "raynas.convert", "chains.csv", "chains.parquet", "--space", "my_space:Chain", "--valid", "accuracy", "--epochs", 2
+    )
     assert done.returncode == 0, done.stderr
     table = ["--space", "my_space:Chain", "--table", "chains.parquet"]
     options = ("predictor=my_predictor:GraphRidge", "num_initial=5", "pool=20")
     graph = [part for option in options for part in ("--set", f"searcher_options.bananas.{option}")]
-    methods = ["--searchers", "my_method:Climb,bananas,evolution", "--seeds", 2, "--trials", 54]
-    compared = called(compare.main, folder, *table, *methods, *graph)
+    compared = command(
+        folder, "-m", "raynas.compare", *table, "--searchers", "my_method:Climb,bananas,evolution", *graph, "--seeds", 2, "--trials", 54
+    )
     assert compared.returncode == 0, compared.stderr
     best = "select max(valid_accuracy), max(queries) from read_parquet(?) group by searcher"
     assert duckdb.execute(best, [str(folder / "comparison/curves.parquet")]).fetchall() == [(pytest.approx(0.7), 54)] * 3

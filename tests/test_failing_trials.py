@@ -1,16 +1,27 @@
 """A search in which trials fail, as its user sees it."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
-
-from commands import search
 
 from raynas import results
 
 
-def test_a_failing_trial_is_one_line_and_a_file(local_ray: None, tmp_path: Path) -> None:
+def test_a_failing_trial_is_one_line_and_a_file(tmp_path: Path) -> None:
     flags = ["--trainable", "failing_trial:FailingTrial", "--searcher", "random", "--trials", "10", "--max-failures", "1", "--out", "run"]
-    done = search(tmp_path, *flags)
+    paths = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    done = subprocess.run(
+        [sys.executable, "-m", "raynas.search", *flags],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     rows = results.read(str(tmp_path / "run")).trials.to_pylist()
     assert {row["status"] for row in rows} == {"failed", "finished"}

@@ -12,7 +12,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from commands import search
 from ray.exceptions import RayActorError
 from rich.console import Console
 from test_oneshot import alone, reports  # noqa: F401  # a fixture for all tests here
@@ -157,9 +156,9 @@ def environment(log: Path) -> dict[str, str]:
 
 
 @pytest.mark.slow
-def test_a_run_ends_with_as_many_trials_as_there_are_architectures(local_ray: None, tmp_path: Path) -> None:
+def test_a_run_ends_with_as_many_trials_as_there_are_architectures(tmp_path: Path) -> None:
     prepared(tmp_path / "run")
-    done = search(tmp_path, "--resume", tmp_path / "run")
+    done = subprocess.run(command("--resume", tmp_path / "run"), capture_output=True, text=True, timeout=180, check=False)
     assert done.returncode == 0, done.stderr
     assert "2/2 trials (2 finished" in done.stdout
     trials = results.read(str(tmp_path / "run")).trials.to_pylist()
@@ -168,11 +167,11 @@ def test_a_run_ends_with_as_many_trials_as_there_are_architectures(local_ray: No
 
 
 @pytest.mark.slow
-def test_darts_finds_a_cell_of_digits_that_trains(local_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_darts_finds_a_cell_of_digits_that_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     options = ["--set", "searcher_options.epochs=1", "--set", "searcher_options.batch_size=256", "--set", "searcher_options.order=1"]
     flags = [*FLAGS, *SIZES, *options, "--trials", "1", "--max-epochs", "2", "--out", "run"]
-    done = search(tmp_path, *flags)
+    done = subprocess.run(command(*flags), capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stdout + done.stderr
     (found,) = storage.read_json("run", "oneshot.json")
@@ -235,13 +234,13 @@ def test_killed_searches_go_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_without_any_architecture_fails(local_ray: None, tmp_path: Path) -> None:
+def test_a_run_without_any_architecture_fails(tmp_path: Path) -> None:
     options = {"epochs": 2, "channels": 2, "layers": 3, "learning_rate": "1.0e+30", "clip": "1.0e+30", "retrain.recipe": "quick"}
     sets = [part for key, value in options.items() for part in ("--set", f"trainable_options.{key}={value}")]
     flags = ["--space", "darts", "--dataset", "test_oneshot:few", "--trainable", "random-ws", "--trials", "1", *sets]
     run = tmp_path / "run"
     flags += ["--out", str(run)]
-    done = search(tmp_path, *flags)
+    done = subprocess.run(command(*flags), env=environment(tmp_path / "log"), capture_output=True, text=True, timeout=180, check=False)
     assert done.returncode == 1, done.stderr
     assert "searches: 1, different architectures found: 0, 1 failed" in done.stdout
     assert "the supernet diverged" in storage.read_json(str(run), "oneshot.json")[0]["error"]

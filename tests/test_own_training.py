@@ -1,13 +1,15 @@
 """Training architectures of a space of one's own: by trials, in a search, and fully by `raynas.train`."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from commands import called, search
 from own_space import ChainSpace
 from torch import nn
 
@@ -24,6 +26,7 @@ from trainables.learning.recipes import RECIPES
 from trainables.train import TrainTrial
 
 SPACE = "own_space:ChainSpace"
+FOLDER = Path(__file__).resolve().parent
 ARCH = ChainSpace().make(["wide", "skip", "narrow"])
 COMMON: dict[str, Any] = {"space": SPACE, "dataset": "digits", "max_epochs": 2, "device": "cpu"}
 
@@ -188,13 +191,20 @@ def test_what_a_search_recommends_is_trained_unless_told_otherwise(tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_a_search_from_the_command_line_to_the_trained_network(local_ray: None, tmp_path: Path) -> None:
+def test_a_search_from_the_command_line_to_the_trained_network(tmp_path: Path) -> None:
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(FOLDER), str(FOLDER.parent)])}
+
+    def command(*arguments: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False
+        )
+        assert done.returncode == 0, done.stderr + done.stdout
+        return done.stdout
+
     settings = ["--set", "trainable_options.recipe.base=quick", "--set", "trainable_options.recipe.learning_rate=0.05"]
-    flags = ["--space", SPACE, "--trainable", "train", "--dataset", "digits", "--searcher", "random", "--trials", "3"]
-    done = search(tmp_path, *flags, "--max-epochs", "2", *settings, "--out", "run")
-    assert done.returncode == DONE, done.stderr + done.stdout
+    search = ["raynas.search", "--space", SPACE, "--trainable", "train", "--dataset", "digits", "--searcher", "random", "--trials", "3"]
+    command(*search, "--max-epochs", "2", *settings, "--out", "run")
     rows = results.read(str(tmp_path / "run")).trials.to_pylist()
     assert [(row["status"], row["epochs"]) for row in rows] == [("finished", 2)] * 3
-    done = called(train.main, tmp_path, "--arch", "run", "--space", SPACE, "--dataset", "digits", "--epochs", 1, "--out", "trained")
-    assert done.returncode == DONE, done.stderr + done.stdout
+    command("raynas.train", "--arch", "run", "--space", SPACE, "--dataset", "digits", "--epochs", "1", "--out", "trained")
     assert json.loads((tmp_path / "trained" / "result.json").read_text())["test_accuracy"] > 0

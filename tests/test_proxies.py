@@ -11,10 +11,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from commands import search
 from ray.tune import Trainable
 from rich.console import Console
-from test_run_search import rows
+from test_run_search import rows, search
 from torch import nn
 from toy_space import ToySpace
 
@@ -211,7 +210,7 @@ def test_a_predictor_that_reads_no_vectors_takes_none() -> None:
 
 
 @pytest.mark.slow
-def test_a_search_with_proxies_goes_on_after_a_resume(local_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_search_with_proxies_goes_on_after_a_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(os.environ, "OMP_NUM_THREADS", "1")
     training = ["--space", "nasbench101", "--trainable", "train", "--dataset", "digits", "--set", "recipe.base=quick", "--max-epochs", 1]
     options = ["--set", "searcher_options.num_initial=3", "--set", "searcher_options.fitting=apart"]  # its fits are waited for

@@ -1,15 +1,16 @@
 """docs/questions.md: each question is asked in SQL and in pandas of a run with failures, stopped trials and retries."""
 
+import os
 import re
+import subprocess
+import sys
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import pandas as pd
 import pytest
-from commands import search
 from question_trials import FOLDER, KILLED
 
 from raynas import results
@@ -24,22 +25,16 @@ BEST, FAILED, BETTER, PREDICTED, WAYS, NODES, TIMES, FRONT, EPOCHS, AGAIN, SEVER
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """For two runs, known to the processes of a Ray that starts later."""
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two runs."""
     folder = tmp_path_factory.mktemp("questions")
     (folder / "killed").mkdir()
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv(FOLDER, str(folder / "killed"))
-        yield folder
-
-
-@pytest.fixture(scope="module")
-def runs(folder: Path, local_ray: None) -> Path:
-    """A folder with two runs."""
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", FOLDER: str(folder / "killed")}
     common = ["--trainable", "question_trials:Trial", "--scheduler", "asha", "--max-epochs", "9"]
     model = ["--trials", "120", "--set", "searcher_options.num_initial=20", "--set", "searcher_options.pool=100"]
     for name, more in (("first", model), ("second", ["--trials", "20", "--searcher", "random"])):
-        done = search(folder, *common, *more, "--out", f"runs/{name}")
+        command = [sys.executable, "-m", "raynas.search", *common, *more, "--out", f"runs/{name}"]
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=240)
         assert done.returncode == 0, done.stdout + done.stderr
     return folder
 

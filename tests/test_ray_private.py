@@ -20,7 +20,7 @@ import pytest
 import ray
 from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
 from ray._common.utils import get_ray_address_file
-from ray._private import accelerators, ray_constants, services, state, utils, worker
+from ray._private import accelerators, ray_constants, services, state, worker
 from ray.air.execution._internal import RayActorManager, TrackedActor
 from ray.exceptions import OutOfMemoryError, RayActorError
 from ray.train._internal.session import _TrainingResult
@@ -222,13 +222,6 @@ def test_processes_that_start_are_not_ended_for_those_that_are_there(tmp_path: P
     finally:
         ray.shutdown()
     assert len(list(tmp_path.glob("process-*"))) == 2
-
-
-def test_a_cluster_of_ones_own_has_the_agent_of_ray_without_extras() -> None:
-    asked = "ray._private.utils.get_dashboard_dependency_error() is not None"
-    assert asked in inspect.getsource(services.start_raylet)
-    with ray_private.loopback():
-        assert utils.get_dashboard_dependency_error() is not None
 
 
 def test_what_ends_a_trial_in_searcher_or_recorder_is_no_failure_of_the_trial() -> None:

@@ -1,4 +1,4 @@
-"""Searches from Python, trainables as users write them, results of other runs, and runs that fail."""
+"""Searches from Python, trainables as users write them, results of other runs, and runs that fail: each in a process of its own."""
 
 import json
 import os
@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import search
 
 from raynas import results, storage
 from raynas.errors import ResultsError
@@ -19,8 +18,6 @@ from raynas.run.settings import resumed_run
 from raynas.tables import Table, open_table
 
 TESTS = Path(__file__).parent
-
-pytestmark = pytest.mark.usefixtures("local_ray")  # of searches in this process
 
 
 def environment() -> dict[str, str]:
@@ -31,6 +28,10 @@ def environment() -> dict[str, str]:
 def python(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, *map(str, arguments)]
     return subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=180, check=False)
+
+
+def search(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+    return python(folder, "-m", "raynas.search", *arguments)
 
 
 def rows(run: Path) -> list[dict[str, Any]]:
@@ -300,7 +301,7 @@ def test_a_recipe_of_ones_own(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def finished(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder that holds `run`, of 14 trials."""
     folder = tmp_path_factory.mktemp("finished")
     done = search(folder, "--searcher", "random", "--trials", 14, "--out", "run")

@@ -1,4 +1,4 @@
-"""The command `python -m raynas.search`."""
+"""The command `python -m raynas.search`, run as a user runs it."""
 
 import json
 import os
@@ -13,7 +13,6 @@ from typing import Any
 import duckdb
 import numpy as np
 import pytest
-from commands import search
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from raynas import results, storage
@@ -23,18 +22,16 @@ from raynas.tables import Table, open_table
 
 BUDGETS = (4, 12, 36, 108)
 
-pytestmark = pytest.mark.usefixtures("local_ray")  # of searches in this process
-
 
 def command(*arguments: object) -> list[str]:
     return [sys.executable, "-m", "raynas.search", *map(str, arguments)]
 
 
-def process(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(*arguments), cwd=folder, capture_output=True, text=True, timeout=120, check=False)
+def search(folder: Path, *arguments: object, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(*arguments), cwd=folder, capture_output=True, text=True, timeout=timeout, check=False)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def curves(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A table with four budgets: invented learning curves that end at NAS-Bench-201's real accuracies."""
     real = open_table(None, "nasbench201", "cifar10")
@@ -52,7 +49,7 @@ def curves(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def finished(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The folder of a small finished run, and what the command printed."""
     folder = tmp_path_factory.mktemp("finished")
     done = search(folder, "--trials", 40, "--out", "run", "--tensorboard-trials")
@@ -255,7 +252,7 @@ def test_two_searches_on_one_machine_do_not_meet(curves: Path, tmp_path: Path) -
     slow = subprocess.Popen(command(*flags), cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     while slow.poll() is None and not list(tmp_path.glob("slow/parts/started-*.parquet")):
         time.sleep(0.1)
-    quick = process(tmp_path, "--trials", 3, "--searcher", "random", "--out", "quick")
+    quick = search(tmp_path, "--trials", 3, "--searcher", "random", "--out", "quick")
     assert quick.returncode == 0, quick.stderr
     assert slow.poll() is None
     slow.terminate()
@@ -292,8 +289,7 @@ BAD = {
 @pytest.mark.parametrize("case", BAD)
 def test_bad_input_gets_one_clear_line(case: str, tmp_path: Path) -> None:
     arguments, words = BAD[case]
-    connects = case in ("missing cluster", "more GPUs than there are")  # which the Ray of this process would hide
-    done = (process if connects else search)(tmp_path, *arguments)
+    done = search(tmp_path, *arguments)
     assert done.returncode == 2, done.stderr
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1, done.stderr

@@ -1,16 +1,15 @@
 """The simulated cluster, and that it does what Ray does."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
-from subprocess import CompletedProcess
 from typing import Any
 
 import numpy as np
 import pytest
-from commands import called, search
 
 from raynas import results
-from raynas.compare import main
 from raynas.run.schedulers import make_scheduler
 from raynas.simulate import Simulation
 from raynas.spaces import make_space
@@ -18,6 +17,10 @@ from raynas.tables import Table, open_table
 from searchers import SEARCHERS, Engine, Random, make_engine
 
 BUDGETS = (4, 12, 36, 108)
+QUICK: dict[str, dict[str, Any]] = {
+    **{name: {"pool": 50, "predictor_options": {"epochs": 5}} for name in ("bananas", "bananas-paper")},
+    "bohamiann": {"pool": 50, "predictor_options": {"chains": 2, "steps": 60, "burn_in": 30, "keep_every": 10}},
+}
 
 
 @pytest.fixture(scope="module")
@@ -35,12 +38,6 @@ def table() -> Table:
 
 
 PROPOSING = [name for name, method in SEARCHERS.items() if not isinstance(method, str)]  # the others are trials
-
-
-QUICK: dict[str, dict[str, Any]] = {
-    **{name: {"pool": 50, "predictor_options": {"epochs": 5}} for name in ("bananas", "bananas-paper")},
-    "bohamiann": {"pool": 50, "predictor_options": {"chains": 2, "steps": 60, "burn_in": 30, "keep_every": 10}},
-}
 
 
 def engine(name: str, seed: int = 0) -> Engine:
@@ -110,9 +107,11 @@ def test_a_run_is_a_function_of_its_seed(table: Table) -> None:
 
 
 @pytest.mark.slow
-def test_ray_and_the_simulation_propose_the_same_architectures(local_ray: None, tmp_path: Path) -> None:
+def test_ray_and_the_simulation_propose_the_same_architectures(tmp_path: Path) -> None:
     flags = ["--trials", "30", "--concurrency", "1", "--seed", "5", "--out", "run", "--set", "searcher_options.pool=50"]
-    done = search(tmp_path, *flags)
+    done = subprocess.run(
+        [sys.executable, "-m", "raynas.search", *flags], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
+    )
     assert done.returncode == 0, done.stderr
     on_ray = [row["arch_id"] for row in results.read(str(tmp_path / "run")).trials.to_pylist()]
     real = open_table(None, "nasbench201", "cifar10")
@@ -120,8 +119,9 @@ def test_ray_and_the_simulation_propose_the_same_architectures(local_ray: None, 
     assert [result.arch_id for result in Simulation(same, real, 30).run()] == on_ray
 
 
-def compare(folder: Path, *arguments: str) -> CompletedProcess[str]:
-    return called(main, folder, "--out", "out", *arguments)
+def compare(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "raynas.compare", "--out", "out", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
 
 
 def test_compare_is_complete_resumable_and_repeatable(tmp_path: Path) -> None:
@@ -198,7 +198,10 @@ def test_a_comparison_may_live_on_any_storage(tmp_path: Path) -> None:
 
 
 def test_a_method_that_never_works_is_not_compared(tmp_path: Path) -> None:
-    done = compare(tmp_path, "--searchers", "own_trials:propose_nothing", "--trials", "14", "--seeds", "1", "--processes", "1")
+    code = "import sys; sys.path.insert(0, sys.argv.pop(1)); from raynas.compare import main; sys.exit(main(sys.argv[1:]))"
+    flags = ["--searchers", "own_trials:propose_nothing", "--trials", "14", "--seeds", "1", "--processes", "1", "--out", "out"]
+    command = [sys.executable, "-c", code, str(Path(__file__).parent), *flags]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith("error: own_trials:propose_nothing never proposed anything: RuntimeError")
     assert not list((tmp_path / "out" / "parts").iterdir())

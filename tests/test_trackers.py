@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -10,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import commands
 import pytest
 from mlflow import MlflowClient
 from run_rows import report, started, trial
@@ -23,6 +23,7 @@ from raynas.run.settings import plain, resumed_run
 from raynas.run.trackers import Trackers, check_trackers, flat
 from raynas.search import main
 
+ROOT = Path(__file__).resolve().parents[1]
 SEARCH = ["--searcher", "random", "--trainable", "failing_trial:FailingTrial", "--max-failed-share", "1", "--log", "mlflow"]
 
 
@@ -36,7 +37,9 @@ def surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def search(folder: Path, *arguments: object) -> str:
     """What a search prints that ends well."""
-    done = commands.search(folder, *arguments)
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    command = [sys.executable, "-m", "raynas.search", *map(str, arguments)]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr
     return done.stdout + done.stderr
@@ -52,7 +55,7 @@ def runs(folder: Path, experiment: str) -> list[Any]:
 # What arrives
 
 
-def test_mlflow_has_a_run_for_each_trial_after_a_resume_too(local_ray: None, tmp_path: Path) -> None:
+def test_mlflow_has_a_run_for_each_trial_after_a_resume_too(tmp_path: Path) -> None:
     options = ["--set", "log_options.tracking_uri=./mlruns", "--set", "log_options.experiment_name=first"]
     assert "mlflow" not in search(tmp_path, *SEARCH, *options, "--trials", 8, "--out", "run")
     assert "mlflow" not in search(tmp_path, "--resume", "run", "--trials", 10)
@@ -74,7 +77,7 @@ def test_mlflow_has_a_run_for_each_trial_after_a_resume_too(local_ray: None, tmp
     assert (stored["log"], stored["log_options"]["tracking_uri"]) == (["mlflow"], str(tmp_path / "mlruns"))
 
 
-def test_a_server_that_is_down_costs_one_line(local_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_is_down_costs_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:hidden@127.0.0.1:9")
     printed = search(tmp_path, *SEARCH, "--trials", 4, "--out", "run")
     (line,) = (line for line in printed.splitlines() if "mlflow" in line)
@@ -84,7 +87,7 @@ def test_a_server_that_is_down_costs_one_line(local_ray: None, tmp_path: Path, m
     assert len(results.read(str(tmp_path / "run")).trials) == 4
 
 
-def test_wandb_has_a_run_for_each_trial(local_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wandb_has_a_run_for_each_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
     search(tmp_path, *SEARCH[:-1], "wandb", "--trials", 2, "--out", "run")

@@ -1,12 +1,13 @@
 """A trial that trains, alone and in a search."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from commands import search
 from ray import tune
 
 from raynas import results
@@ -164,10 +165,10 @@ def test_a_plan_has_the_epochs_of_the_recipe() -> None:
 
 
 @pytest.mark.slow
-def test_a_search_trains(local_ray: None, tmp_path: Path) -> None:
-    flags = ["--space", "nasbench201", "--trainable", "train", "--dataset", "digits"]
+def test_a_search_trains(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "raynas.search", "--space", "nasbench201", "--trainable", "train", "--dataset", "digits"]
     options = ["--trials", "4", "--max-epochs", "2", "--out", "run", "--set", "trainable_options.recipe=quick"]
-    done = search(tmp_path, *flags, *options)
+    done = subprocess.run([*command, *options], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     tables = results.read(str(tmp_path / "run"))
     trials = tables.trials.to_pylist()

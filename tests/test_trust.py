@@ -5,12 +5,13 @@ import os
 import pickle
 import shlex
 import stat
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import commands
 import pytest
 from run_rows import started
 from stranger import ARCH, SAVED, no_ray, write_run
@@ -296,12 +297,13 @@ class Malicious:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("trusted", [False, True])
-def test_a_search_that_goes_on_executes_what_a_checkpoint_holds_only_if_told_to(trusted: bool, local_ray: None, tmp_path: Path) -> None:
+def test_a_search_that_goes_on_executes_what_a_checkpoint_holds_only_if_told_to(trusted: bool, tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", checkpoint=json.dumps(SAVED))
     saved = tmp_path / "run" / SAVED["path"]
     saved.mkdir(parents=True)
     (saved / "_dict_checkpoint.pkl").write_bytes(pickle.dumps(Malicious(tmp_path / "executed")))
-    done = commands.search(tmp_path, "--resume", run, *["--trust"] * trusted)
+    command = [sys.executable, "-m", "raynas.search", "--resume", run, *["--trust"] * trusted]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=180, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert (tmp_path / "executed").exists() == trusted
     assert ("holds pickled objects, and the run is not your own" in done.stderr) == (not trusted)

@@ -138,14 +138,9 @@ def greet(address: str) -> None:
 def loopback() -> Iterator[None]:
     """A cluster that is started within it listens on this machine's own address alone, as Ray has it on macOS and Windows.
 
-    And it is without the server of the dashboard, which reports on the use of Ray alone where there is no dashboard, and takes a second;
-    and with the agent that Ray has where only ray[tune] is installed, as nobody asks for what that of ray[default] does besides.
+    And it is without the server of the dashboard, which reports on the use of Ray alone where there is no dashboard, and takes a second.
     """
-    with (
-        patch.object(ray_constants, "ENABLE_RAY_CLUSTER", False),
-        patch.object(Node, "start_api_server", lambda node, **options: None),
-        patch.object(ray_utils, "get_dashboard_dependency_error", lambda: ImportError("not asked for")),
-    ):
+    with patch.object(ray_constants, "ENABLE_RAY_CLUSTER", False), patch.object(Node, "start_api_server", lambda node, **options: None):
         yield
 
 
