@@ -4,7 +4,6 @@ import os
 import re
 import shutil
 import threading
-import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
@@ -118,16 +117,19 @@ def test_a_trial_whose_node_goes_away_goes_on_elsewhere(
 ) -> None:
     nodes = {node.node_id: node for node in cluster.worker_nodes}
     gone: list[str] = []
+    over = threading.Event()
 
     def take_away() -> None:
         while not (second := [line for line in read_log(work) if line["epoch"] == 2]):
-            time.sleep(0.1)
+            if over.wait(0.1):
+                return
         gone.append(second[0]["node"])
         cluster.remove_node(nodes[gone[0]], allow_graceful=False)
 
     thread = threading.Thread(target=take_away)
     thread.start()
     run = search(tmp_path, trainable=Slow, trials=2)
+    over.set()
     thread.join()
     printed = "".join(capfd.readouterr())
     assert run.counts == {"finished": 2, "stopped": 0, "failed": 0}
