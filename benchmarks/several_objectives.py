@@ -104,7 +104,10 @@ def optunas(known: Task, sampler: str, seed: int) -> list[str]:
         trial = study.ask()
         archs.append(_ARCH.format(*(trial.suggest_categorical(f"edge{i}", _OPERATIONS) for i in range(6))))
         values = known.values[archs[-1]]
-        study.tell(trial, values.tolist()) if np.isfinite(values).all() else study.tell(trial, state=optuna.trial.TrialState.FAIL)
+        if np.isfinite(values).all():
+            study.tell(trial, values.tolist())
+        else:
+            study.tell(trial, state=optuna.trial.TrialState.FAIL)
     return archs
 
 

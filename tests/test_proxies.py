@@ -255,3 +255,8 @@ def test_proxies_of_ones_own_are_tried_before_the_first_trial(measure: Any, word
 
     with pytest.raises(ConfigError, match=words):
         proxies_of(RunConfig(proxies=True), Own, {}, NB201, Objective.parse([], [], METRICS), Console(quiet=True))
+
+
+def test_without_them_nothing_is_asked_of_the_searcher() -> None:
+    config = RunConfig(searcher="nowhere:Own")  # what it is, others find out
+    assert proxies_of(config, None, {}, NB201, Objective.parse([], [], METRICS), Console(quiet=True)) == {}

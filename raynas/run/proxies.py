@@ -13,6 +13,7 @@ from raynas.model.proxies import Proxies
 from raynas.outcome import Objective
 from raynas.registry import resolve
 from raynas.spaces import SearchSpace
+from raynas.storage import first_line
 from searchers import SEARCHERS
 from searchers.surrogate import Encoded
 
@@ -27,9 +28,12 @@ def proxies_of(
     Raises:
         ConfigError: the trainable has none, or not some floats, or searcher or objective do not take them.
     """
+    told = "proxies" in config.searcher_options
+    if not (config.proxies or told):
+        return {}
     method = resolve(SEARCHERS, config.searcher, "searcher")
     takes = inspect.isclass(method) and issubclass(method, Encoded)
-    if takes and "proxies" in config.searcher_options:
+    if takes and told:
         raise ConfigError("a run has no proxies among its searcher_options; give --proxies, for those that its trainable defines")
     if not config.proxies:
         return {}
@@ -42,10 +46,10 @@ def proxies_of(
     measure = trainable.proxies(trial_config)
     arch, began = space.sample(np.random.default_rng(config.seed)), time.perf_counter()
     try:
-        told = np.array(measure(arch), dtype=np.float64)
+        values = np.array(measure(arch), dtype=np.float64)
     except Exception as error:  # whatever a trainable of the user's own raises
-        raise ConfigError(f"the proxies of trainable {config.trainable!r} fail: {type(error).__name__}: {error}") from error
-    if told.ndim != 1 or not len(told):
-        raise ConfigError(f"the proxies of trainable {config.trainable!r} must be some floats of an architecture, not {told.tolist()!r}")
+        raise ConfigError(f"the proxies of trainable {config.trainable!r} fail: {type(error).__name__}: {first_line(error)}") from error
+    if values.ndim != 1 or not len(values):
+        raise ConfigError(f"the proxies of trainable {config.trainable!r} must be some floats of an architecture, not {values.tolist()!r}")
     console.print(f"proxies: {time.perf_counter() - began:.2g} s or more for each network", highlight=False)
     return {"proxies": Proxies(measure, seed=config.seed)}
